@@ -1,0 +1,11 @@
+//! Metadata of a volume: the Format, the POSIX semantics over typed records, sessions, quotas and the trash, with the
+//! engines behind one [`Store`](store::Store) trait.
+//!
+//! The semantics are written once, in [`ops`]; a store only maps records to its keys and bytes. Knows nothing of data
+//! blocks, FUSE or Kubernetes.
+
+pub mod error;
+pub mod records;
+pub mod store;
+
+pub use error::{Error, Result};

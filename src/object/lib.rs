@@ -1,0 +1,101 @@
+//! Object stores: where data blocks lie. One trait, three stores ([`file`], [`s3`], [`memory`]), and decorators that add
+//! retries, limits, prefixes and faults without the stores knowing.
+//!
+//! Knows nothing of files or inodes.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use stead_base::Timestamp;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call on an object store failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("{store}: no object {key:?}")]
+    NotFound { store: String, key: String },
+    /// Wrong keys, or keys without permission.
+    #[error("{store}: access denied: {why}")]
+    Denied { store: String, why: String },
+    /// The bucket or directory does not exist.
+    #[error("{store}: no such bucket: {why}")]
+    NoBucket { store: String, why: String },
+    /// A wrong address or option; names it.
+    #[error("object storage {field} {value:?}: {why}")]
+    Config {
+        field: &'static str,
+        value: String,
+        why: String,
+    },
+    /// The store has no room.
+    #[error("{store}: out of space: {why}")]
+    Full { store: String, why: String },
+    /// Worth a retry: a timeout, a lost connection, a 5xx answer, throttling.
+    #[error("{store}: {why}")]
+    Temporary { store: String, why: String },
+    /// Anything else.
+    #[error("{store}: {why}")]
+    Other { store: String, why: String },
+}
+
+impl Error {
+    /// Whether the same call may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Temporary { .. })
+    }
+}
+
+/// What a listing or [`ObjectStore::head`] tells of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The whole key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was last written.
+    pub modified: Timestamp,
+}
+
+/// A store of immutable objects under string keys (`a/b/c`, no leading slash).
+///
+/// * A key that does not exist: `get` and `head` answer [`Error::NotFound`], `delete` succeeds.
+/// * `put` is atomic: a reader sees the whole old or the whole new object, and what was put is there for every later
+///   `get` and `list` of any client.
+/// * Ranges that end behind the object are cut; a range that starts at or behind its end gives no bytes.
+/// * Nobody cleans up behind a store: temporary files of a `put` that died are the store's own business.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + fmt::Debug {
+    /// Scheme and place without secrets, for messages: `s3://host/bucket/prefix/`, `file:///dir/prefix/`.
+    fn describe(&self) -> String;
+
+    /// The object's bytes, or a range of them.
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes>;
+
+    /// Writes an object, replacing an older one.
+    async fn put(&self, key: &str, body: Bytes) -> Result<()>;
+
+    /// Removes an object.
+    async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Size and time.
+    async fn head(&self, key: &str) -> Result<ObjectInfo>;
+
+    /// Up to `limit` objects whose keys begin with `prefix` and sort after `after`, in the order of their bytes.
+    /// Fewer than `limit` items means that there are no more.
+    async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>>;
+
+    /// Makes everything that was put so far survive a power failure, as fsync(2) promises. A no-op where `put` does.
+    async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes the bucket or directory if it does not exist.
+    async fn create_bucket(&self) -> Result<()> {
+        Ok(())
+    }
+}

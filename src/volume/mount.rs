@@ -1,0 +1,365 @@
+//! What a worker needs to serve a mount: [`MountConfig`], with the options of `stead mount` in [`MountOptions`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use stead_base::{ByteSize, parse_duration};
+
+/// A text that appears in no log and no error.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Everything a worker needs; travels from the node service to the worker over their socket, never in arguments.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountConfig {
+    /// Address of the metadata engine, with its password.
+    pub meta_url: Secret,
+    /// An object-store credential of the Secret that takes precedence over the Format's.
+    pub access_key: Option<Secret>,
+    /// Likewise.
+    pub secret_key: Option<Secret>,
+    /// Likewise.
+    pub session_token: Option<Secret>,
+    /// Passphrase of the volume's RSA key.
+    pub passphrase: Option<Secret>,
+    /// Where the volume is mounted: goes into the session's record and the metrics.
+    pub mount_point: PathBuf,
+    /// The options of the mount.
+    pub options: MountOptions,
+}
+
+/// The options of a mount, with the names and defaults of the Go client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MountOptions {
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Directory of the volume to show as its root.
+    pub subdir: Option<String>,
+    /// Kernel cache of attributes.
+    pub attr_cache: Duration,
+    /// Kernel cache of file entries.
+    pub entry_cache: Duration,
+    /// Kernel cache of directory entries.
+    pub dir_entry_cache: Duration,
+    /// Kernel cache of missing entries.
+    pub negative_entry_cache: Duration,
+    /// How long attributes of open files may be taken from memory without asking the engine; zero = ask at each open.
+    pub open_cache: Duration,
+    /// A directory's mtime and ctime are left alone when they are younger than this.
+    pub skip_dir_mtime: Duration,
+    /// Session heartbeat; a session is dead after five.
+    pub heartbeat: Duration,
+    /// No background jobs (clean-up of trash, deleted files, stale sessions).
+    pub no_bgjob: bool,
+    /// Extended attributes.
+    pub enable_xattr: bool,
+    /// Directories of the disk cache; empty = memory only.
+    pub cache_dir: Vec<PathBuf>,
+    /// Size of all cache directories together.
+    pub cache_size: ByteSize,
+    /// Share of the cache's file system that stays free, 0.0 ..= 1.0.
+    pub free_space_ratio: f32,
+    /// Also cache full blocks that are written.
+    pub cache_large_write: bool,
+    /// Bytes of write buffers and read-ahead together.
+    pub buffer_size: ByteSize,
+    /// Blocks to fetch ahead for random reads.
+    pub prefetch: u32,
+    /// Largest read-ahead of one handle; `None` = derived from `buffer_size`.
+    pub max_readahead: Option<ByteSize>,
+    /// Parallel uploads.
+    pub max_uploads: usize,
+    /// Parallel downloads.
+    pub max_downloads: usize,
+    /// Retries of one object request.
+    pub io_retries: u32,
+    /// Longest time of one GET.
+    pub get_timeout: Duration,
+    /// Longest time of one PUT.
+    pub put_timeout: Duration,
+    /// Upload limit in Mbit/s, 0 = the Format's.
+    pub upload_limit: u64,
+    /// Download limit in Mbit/s, 0 = the Format's.
+    pub download_limit: u64,
+    /// Bucket that overrides the Format's.
+    pub bucket: Option<String>,
+    /// Storage type that overrides the Format's.
+    pub storage: Option<String>,
+    /// Do not list the virtual files in the root.
+    pub hide_internal: bool,
+    /// Name the virtual files `.jfs.…`.
+    pub prefix_internal: bool,
+    /// How long operations wait for a metadata engine that is away.
+    pub io_timeout: Duration,
+    /// Address of the metrics page; `None` = none.
+    pub metrics: Option<String>,
+    /// Requests up to this size: `max_write` and `max_read` of the FUSE session.
+    pub max_fuse_io: ByteSize,
+    /// Other FUSE options as given with `-o`.
+    pub fuse_options: Vec<String>,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            subdir: None,
+            attr_cache: Duration::from_secs(1),
+            entry_cache: Duration::from_secs(1),
+            dir_entry_cache: Duration::from_secs(1),
+            negative_entry_cache: Duration::ZERO,
+            open_cache: Duration::ZERO,
+            skip_dir_mtime: Duration::from_millis(100),
+            heartbeat: Duration::from_secs(12),
+            no_bgjob: false,
+            enable_xattr: false,
+            cache_dir: Vec::new(),
+            cache_size: ByteSize(100 << 30),
+            free_space_ratio: 0.1,
+            cache_large_write: false,
+            buffer_size: ByteSize(300 << 20),
+            prefetch: 1,
+            max_readahead: None,
+            max_uploads: 20,
+            max_downloads: 200,
+            io_retries: 10,
+            get_timeout: Duration::from_secs(60),
+            put_timeout: Duration::from_secs(60),
+            upload_limit: 0,
+            download_limit: 0,
+            bucket: None,
+            storage: None,
+            hide_internal: false,
+            prefix_internal: false,
+            io_timeout: Duration::from_secs(60),
+            metrics: None,
+            max_fuse_io: ByteSize(128 << 10),
+            fuse_options: Vec::new(),
+        }
+    }
+}
+
+/// A mount option that cannot be used: names it, its value, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// No such option.
+    #[error("unknown mount option {name:?}")]
+    Unknown {
+        /// As it was given.
+        name: String,
+    },
+    /// A value that does not fit.
+    #[error("mount option {name}={value}: expected {expected}")]
+    Value {
+        /// The option.
+        name: String,
+        /// As it was given.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+}
+
+/// FUSE and mount(8) options that are accepted and mean nothing here, or are passed to mount(2).
+const PASSED_ON: [&str; 14] = [
+    "allow_other",
+    "default_permissions",
+    "nonempty",
+    "noatime",
+    "atime",
+    "relatime",
+    "dev",
+    "nodev",
+    "suid",
+    "nosuid",
+    "exec",
+    "noexec",
+    "async",
+    "_netdev",
+];
+
+impl MountOptions {
+    /// Applies options as they stand in a StorageClass, a PV or after `-o`: `name`, `name=value`.
+    pub fn apply<'a>(&mut self, options: impl IntoIterator<Item = &'a str>) -> Result<(), OptionError> {
+        for option in options.into_iter().map(str::trim).filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            self.set(name, value)?;
+        }
+        Ok(())
+    }
+
+    /// Sets one option by the name it has on the command line (with or without leading dashes, `_` for `-` allowed).
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
+        let option = Given {
+            name: name.trim_start_matches('-'),
+            value,
+        };
+        if PASSED_ON.contains(&option.name) {
+            self.fuse_options.push(option.name.to_owned());
+            return Ok(());
+        }
+        match option.name.replace('_', "-").as_str() {
+            "ro" | "read-only" => self.read_only = option.flag()?,
+            "rw" => self.read_only = !option.flag()?,
+            "no-bgjob" => self.no_bgjob = option.flag()?,
+            "enable-xattr" => self.enable_xattr = option.flag()?,
+            "cache-large-write" => self.cache_large_write = option.flag()?,
+            "hide-internal" => self.hide_internal = option.flag()?,
+            "prefix-internal" => self.prefix_internal = option.flag()?,
+            "subdir" => self.subdir = Some(option.text()?),
+            "bucket" => self.bucket = Some(option.text()?),
+            "storage" => self.storage = Some(option.text()?),
+            "metrics" => self.metrics = Some(option.text()?),
+            "cache-dir" => self.cache_dir = option.directories()?,
+            _ => return self.set_number(&option),
+        }
+        Ok(())
+    }
+
+    fn set_number(&mut self, option: &Given<'_>) -> Result<(), OptionError> {
+        match option.name.replace('_', "-").as_str() {
+            "attr-cache" => self.attr_cache = option.duration()?,
+            "entry-cache" => self.entry_cache = option.duration()?,
+            "dir-entry-cache" => self.dir_entry_cache = option.duration()?,
+            "negative-entry-cache" => self.negative_entry_cache = option.duration()?,
+            "open-cache" => self.open_cache = option.duration()?,
+            "skip-dir-mtime" => self.skip_dir_mtime = option.duration()?,
+            "heartbeat" => self.heartbeat = option.duration()?,
+            "get-timeout" => self.get_timeout = option.duration()?,
+            "put-timeout" => self.put_timeout = option.duration()?,
+            "io-timeout" => self.io_timeout = option.duration()?,
+            "cache-size" => self.cache_size = option.size(1 << 20)?,
+            "buffer-size" => self.buffer_size = option.size(1 << 20)?,
+            "max-readahead" => self.max_readahead = Some(option.size(1 << 20)?),
+            "max-fuse-io" => self.max_fuse_io = option.size(1)?,
+            "free-space-ratio" => self.free_space_ratio = option.ratio()?,
+            "prefetch" => self.prefetch = option.number("a number of blocks")?,
+            "max-uploads" => self.max_uploads = option.number("a number of parallel uploads")?,
+            "max-downloads" => self.max_downloads = option.number("a number of parallel downloads")?,
+            "io-retries" => self.io_retries = option.number("a number of retries")?,
+            "upload-limit" => self.upload_limit = option.number("a limit in Mbit/s")?,
+            "download-limit" => self.download_limit = option.number("a limit in Mbit/s")?,
+            _ => {
+                return Err(OptionError::Unknown {
+                    name: option.name.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An option as it was written.
+struct Given<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+impl Given<'_> {
+    fn wrong(&self, expected: &'static str) -> OptionError {
+        OptionError::Value {
+            name: self.name.to_owned(),
+            value: self.value.to_owned(),
+            expected,
+        }
+    }
+
+    fn flag(&self) -> Result<bool, OptionError> {
+        match self.value {
+            "" | "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(self.wrong("true or false")),
+        }
+    }
+
+    fn text(&self) -> Result<String, OptionError> {
+        if self.value.is_empty() {
+            Err(self.wrong("a value"))
+        } else {
+            Ok(self.value.to_owned())
+        }
+    }
+
+    fn directories(&self) -> Result<Vec<PathBuf>, OptionError> {
+        let text = self.text()?;
+        Ok(if text == "memory" {
+            Vec::new()
+        } else {
+            text.split([':', ',']).map(PathBuf::from).collect()
+        })
+    }
+
+    fn duration(&self) -> Result<Duration, OptionError> {
+        parse_duration(self.value).map_err(|error| self.wrong(error.expected))
+    }
+
+    fn size(&self, unit: u64) -> Result<ByteSize, OptionError> {
+        ByteSize::parse_with_unit(self.value, unit).map_err(|error| self.wrong(error.expected))
+    }
+
+    fn ratio(&self) -> Result<f32, OptionError> {
+        let expected = "a ratio between 0 and 1, such as 0.1";
+        match self.value.parse() {
+            Ok(ratio) if (0.0..1.0).contains(&ratio) => Ok(ratio),
+            _ => Err(self.wrong(expected)),
+        }
+    }
+
+    fn number<T: std::str::FromStr>(&self, expected: &'static str) -> Result<T, OptionError> {
+        self.value.parse().map_err(|_not_a_number| self.wrong(expected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_read_as_the_go_client_names_them() {
+        let mut options = MountOptions::default();
+        let given = [
+            "ro",
+            "cache-size=512",
+            "buffer_size=64M",
+            "attr-cache=0.5",
+            "cache-dir=/a:/b",
+            "allow_other",
+            "",
+        ];
+        options.apply(given).expect("all are known");
+        assert!(options.read_only);
+        assert_eq!(options.cache_size, ByteSize(512 << 20));
+        assert_eq!(options.buffer_size, ByteSize(64 << 20));
+        assert_eq!(options.attr_cache, Duration::from_millis(500));
+        assert_eq!(options.cache_dir, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(options.fuse_options, ["allow_other"]);
+    }
+
+    #[test]
+    fn a_wrong_option_is_named() {
+        let mut options = MountOptions::default();
+        let unknown = options.apply(["cache-sise=1"]).expect_err("misspelt");
+        assert_eq!(unknown.to_string(), "unknown mount option \"cache-sise\"");
+        let wrong = options.apply(["attr-cache=soon"]).expect_err("no duration");
+        assert!(
+            wrong
+                .to_string()
+                .starts_with("mount option attr-cache=soon: expected a duration"),
+            "{wrong}"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        assert_eq!(format!("{:?}", Secret("hunter2".to_owned())), "(secret)");
+    }
+}
