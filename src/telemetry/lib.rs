@@ -1,1 +1,7 @@
-//! placeholder
+//! What an operator sees of a process: its log, and a page with metrics and health.
+
+mod http;
+mod log;
+
+pub use http::{Page, serve};
+pub use log::{LogFormat, LogTarget, init};
