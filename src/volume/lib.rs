@@ -5,4 +5,4 @@
 
 mod mount;
 
-pub use mount::{MountConfig, MountOptions, OptionError, Secret};
+pub use mount::{MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret};

@@ -187,6 +187,61 @@ const PASSED_ON: [&str; 14] = [
     "_netdev",
 ];
 
+/// One option of `stead mount`: its name, what its value is called (`None` = a flag) and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionSpec {
+    /// Without dashes.
+    pub name: &'static str,
+    /// As `--help` shows it.
+    pub value: Option<&'static str>,
+    /// One line.
+    pub help: &'static str,
+}
+
+const fn option(name: &'static str, value: &'static str, help: &'static str) -> OptionSpec {
+    OptionSpec { name, value: Some(value), help }
+}
+
+const fn flag(name: &'static str, help: &'static str) -> OptionSpec {
+    OptionSpec { name, value: None, help }
+}
+
+/// All options that [`MountOptions::set`] takes, in the order of `--help`.
+pub const MOUNT_OPTIONS: &[OptionSpec] = &[
+    flag("read-only", "Refuse every change"),
+    option("subdir", "PATH", "Directory of the volume to show as its root"),
+    option("attr-cache", "SECONDS", "How long the kernel keeps attributes [default: 1]"),
+    option("entry-cache", "SECONDS", "How long the kernel keeps file entries [default: 1]"),
+    option("dir-entry-cache", "SECONDS", "How long the kernel keeps directory entries [default: 1]"),
+    option("negative-entry-cache", "SECONDS", "How long the kernel keeps missing entries [default: 0]"),
+    option("open-cache", "SECONDS", "How long attributes may be reused at open [default: 0 = always ask]"),
+    option("skip-dir-mtime", "TIME", "Leave a directory's times alone when they are younger [default: 100ms]"),
+    option("heartbeat", "SECONDS", "Interval of the session's heartbeat [default: 12]"),
+    flag("no-bgjob", "Run no background jobs (clean-up of trash, deleted files, dead sessions)"),
+    flag("enable-xattr", "Support extended attributes"),
+    option("cache-dir", "DIR[:DIR]", "Directories of the disk cache; `memory` for none"),
+    option("cache-size", "MIB", "Size of the disk cache [default: 100G]"),
+    option("free-space-ratio", "RATIO", "Share of the cache's file system that stays free [default: 0.1]"),
+    flag("cache-large-write", "Also cache full blocks when they are written"),
+    option("buffer-size", "MIB", "Write buffers and read-ahead together [default: 300M]"),
+    option("prefetch", "N", "Blocks to fetch ahead for random reads [default: 1]"),
+    option("max-readahead", "MIB", "Largest read-ahead of one handle"),
+    option("max-uploads", "N", "Parallel uploads [default: 20]"),
+    option("max-downloads", "N", "Parallel downloads [default: 200]"),
+    option("io-retries", "N", "Retries of an object request [default: 10]"),
+    option("get-timeout", "SECONDS", "Longest time of one download [default: 60]"),
+    option("put-timeout", "SECONDS", "Longest time of one upload [default: 60]"),
+    option("io-timeout", "SECONDS", "How long operations wait for a metadata engine that is away [default: 60]"),
+    option("upload-limit", "MBIT", "Upload bandwidth in Mbit/s [default: the volume's]"),
+    option("download-limit", "MBIT", "Download bandwidth in Mbit/s [default: the volume's]"),
+    option("bucket", "URL", "Use this bucket instead of the volume's"),
+    option("storage", "TYPE", "Use this type of object storage instead of the volume's"),
+    flag("hide-internal", "Do not list .accesslog, .config, .stats and .trash"),
+    flag("prefix-internal", "Name them .jfs.accesslog, .jfs.config, ..."),
+    option("metrics", "HOST:PORT", "Serve /metrics and /healthz there"),
+    option("max-fuse-io", "BYTES", "Largest FUSE request [default: 128K]"),
+];
+
 impl MountOptions {
     /// Applies options as they stand in a StorageClass, a PV or after `-o`: `name`, `name=value`.
     pub fn apply<'a>(&mut self, options: impl IntoIterator<Item = &'a str>) -> Result<(), OptionError> {
@@ -342,6 +397,16 @@ mod tests {
         assert_eq!(options.attr_cache, Duration::from_millis(500));
         assert_eq!(options.cache_dir, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(options.fuse_options, ["allow_other"]);
+    }
+
+    #[test]
+    fn every_listed_option_is_known() {
+        for spec in MOUNT_OPTIONS {
+            match MountOptions::default().set(spec.name, if spec.value.is_some() { "1" } else { "" }) {
+                Ok(()) | Err(OptionError::Value { .. }) => {}
+                Err(unknown) => panic!("{unknown}"),
+            }
+        }
     }
 
     #[test]
