@@ -4,8 +4,11 @@
 //! The semantics are written once, in [`ops`]; a store only maps records to its keys and bytes. Knows nothing of data
 //! blocks, FUSE or Kubernetes.
 
+pub mod codec;
 pub mod error;
 pub mod records;
 pub mod store;
+pub mod url;
+pub mod view;
 
 pub use error::{Error, Result};
