@@ -5,7 +5,11 @@
 //! blocks, FUSE or Kubernetes.
 
 pub mod codec;
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod error;
+pub mod format;
+pub mod memory;
 pub mod records;
 pub mod store;
 pub mod url;
