@@ -10,6 +10,7 @@ pub(crate) mod contract;
 pub mod error;
 pub mod format;
 pub mod memory;
+pub mod ops;
 pub mod records;
 pub mod store;
 pub mod url;
