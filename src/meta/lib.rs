@@ -9,6 +9,8 @@ pub mod codec;
 pub(crate) mod contract;
 pub mod error;
 pub mod format;
+#[cfg(test)]
+mod golden;
 pub mod memory;
 pub mod ops;
 pub mod records;
