@@ -20,8 +20,10 @@ impl fmt::Debug for Secret {
 /// Everything a worker needs; travels from the node service to the worker over their socket, never in arguments.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountConfig {
-    /// Address of the metadata engine, with its password.
+    /// Address of the metadata engine; may contain its password.
     pub meta_url: Secret,
+    /// The engine's password, when it came from elsewhere than the address.
+    pub meta_password: Option<Secret>,
     /// An object-store credential of the Secret that takes precedence over the Format's.
     pub access_key: Option<Secret>,
     /// Likewise.
@@ -32,6 +34,8 @@ pub struct MountConfig {
     pub passphrase: Option<Secret>,
     /// Where the volume is mounted: goes into the session's record and the metrics.
     pub mount_point: PathBuf,
+    /// Whether the worker itself unmounts when it is asked to end; otherwise whoever started it does.
+    pub owns_mount: bool,
     /// The options of the mount.
     pub options: MountOptions,
 }
