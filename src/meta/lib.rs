@@ -14,6 +14,7 @@ mod golden;
 pub mod memory;
 pub mod ops;
 pub mod records;
+pub mod sqlite;
 pub mod store;
 pub mod url;
 pub mod view;

@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use stead_base::Clock;
 
 use crate::error::{Error, Result};
+use crate::sqlite::SqliteStore;
 use crate::store::Store;
 
 const REDIS_PORT: u16 = 6379;
@@ -375,7 +376,6 @@ impl ConnectOptions {
 /// [`Error::Denied`] for a wrong password, [`Error::Unavailable`] when nobody answers within the connect timeout,
 /// [`Error::NotSupported`] for Sentinel and cluster.
 pub async fn connect(url: &MetaUrl, options: &ConnectOptions) -> Result<Arc<dyn Store>> {
-    let _ = options;
     match url {
         MetaUrl::Redis(RedisUrl {
             servers: RedisServers::Sentinel { .. },
@@ -390,7 +390,7 @@ pub async fn connect(url: &MetaUrl, options: &ConnectOptions) -> Result<Arc<dyn 
             what: "a Redis cluster",
         }),
         MetaUrl::Redis(_) => Err(Error::NotSupported { what: "Redis" }),
-        MetaUrl::Sqlite { .. } => Err(Error::NotSupported { what: "SQLite" }),
+        MetaUrl::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, options).await?)),
     }
 }
 
