@@ -68,9 +68,7 @@ async fn get(store: &dyn Store, key: Key) -> Option<Record> {
 }
 
 async fn within<T: Send + 'static>(store: &dyn Store, body: impl FnMut(&mut Txn<'_>) -> Step<T> + Send + 'static) -> T {
-    transact(store, TxOptions::default(), body)
-        .await
-        .expect("the body ends well")
+    transact(store, TxOptions::default(), body).await.expect("the body ends well")
 }
 
 fn name(text: &str) -> Name {
@@ -99,13 +97,7 @@ fn attr(kind: NodeType, length: u64) -> Attr {
 }
 
 fn slice(pos: u32, id: u64) -> Slice {
-    Slice {
-        pos,
-        id: SliceId(id),
-        size: 100,
-        off: 7,
-        len: 50,
-    }
+    Slice { pos, id: SliceId(id), size: 100, off: 7, len: 50 }
 }
 
 async fn attributes_and_entries(s: &dyn Store) {
@@ -114,46 +106,17 @@ async fn attributes_and_entries(s: &dyn Store) {
     assert_eq!(get(s, Key::AnyEntry(Ino(1))).await, None);
     assert!(s.lookup(Ino(1), &name("a")).await.expect("lookup").is_none());
 
-    let entry = Entry {
-        kind: NodeType::File,
-        ino: file,
-    };
+    let entry = Entry { kind: NodeType::File, ino: file };
     let first = attr(NodeType::File, 1 << 40);
-    put(
-        s,
-        vec![
-            Write::SetAttr(file, first.clone()),
-            Write::SetEntry(Ino(1), name("a"), entry),
-        ],
-    )
-    .await;
+    put(s, vec![Write::SetAttr(file, first.clone()), Write::SetEntry(Ino(1), name("a"), entry)]).await;
     assert_eq!(get(s, Key::Attr(file)).await, Some(Record::Attr(first.clone())));
     assert_eq!(get(s, Key::Entry(Ino(1), name("a"))).await, Some(Record::Entry(entry)));
     assert_eq!(get(s, Key::AnyEntry(Ino(1))).await, Some(Record::Present));
-    assert_eq!(
-        s.lookup(Ino(1), &name("a")).await.expect("lookup"),
-        Some((entry, Some(first.clone())))
-    );
+    assert_eq!(s.lookup(Ino(1), &name("a")).await.expect("lookup"), Some((entry, Some(first.clone()))));
 
-    let changed = Attr {
-        access_acl: 3,
-        default_acl: 4,
-        tier: 2,
-        nlink: 0,
-        ..first
-    };
-    let other = Entry {
-        kind: NodeType::Directory,
-        ino: Ino(Ino::TRASH.0 + 1),
-    };
-    put(
-        s,
-        vec![
-            Write::SetAttr(file, changed.clone()),
-            Write::SetEntry(Ino(1), name("a"), other),
-        ],
-    )
-    .await;
+    let changed = Attr { access_acl: 3, default_acl: 4, tier: 2, nlink: 0, ..first };
+    let other = Entry { kind: NodeType::Directory, ino: Ino(Ino::TRASH.0 + 1) };
+    put(s, vec![Write::SetAttr(file, changed.clone()), Write::SetEntry(Ino(1), name("a"), other)]).await;
     assert_eq!(get(s, Key::Attr(file)).await, Some(Record::Attr(changed)));
     assert_eq!(get(s, Key::Entry(Ino(1), name("a"))).await, Some(Record::Entry(other)));
     assert_eq!(
@@ -169,14 +132,8 @@ async fn attributes_and_entries(s: &dyn Store) {
 
 async fn hard_links(s: &dyn Store) {
     let file = Ino(11);
-    let entry = Entry {
-        kind: NodeType::File,
-        ino: file,
-    };
-    let hard = Attr {
-        parent: Ino(0),
-        ..attr(NodeType::File, 0)
-    };
+    let entry = Entry { kind: NodeType::File, ino: file };
+    let hard = Attr { parent: Ino(0), ..attr(NodeType::File, 0) };
     put(
         s,
         vec![
@@ -206,15 +163,7 @@ async fn hard_links(s: &dyn Store) {
     )
     .await;
     assert_eq!(get(s, Key::Parents(file)).await, parents(&[(2, 1)]), "0 vanishes");
-    put(
-        s,
-        vec![
-            Write::DelEntry(Ino(2), name("y")),
-            Write::DelParents(file),
-            Write::DelAttr(file),
-        ],
-    )
-    .await;
+    put(s, vec![Write::DelEntry(Ino(2), name("y")), Write::DelParents(file), Write::DelAttr(file)]).await;
     assert_eq!(get(s, Key::Parents(file)).await, None);
 }
 
@@ -242,11 +191,7 @@ async fn chunks(s: &dyn Store) {
     let found = s.list_chunks(file, 0..u32::MAX).await.expect("list_chunks");
     assert_eq!(indices(found), BTreeSet::from([0, 70_000]));
     let found = s.list_chunks(file, 1..70_000).await.expect("list_chunks");
-    assert_eq!(
-        indices(found),
-        BTreeSet::new(),
-        "the end of a range does not belong to it"
-    );
+    assert_eq!(indices(found), BTreeSet::new(), "the end of a range does not belong to it");
     put(s, vec![Write::DelChunk(file, 0), Write::DelChunk(file, 70_000)]).await;
     assert_eq!(get(s, Key::Chunk(file, 0)).await, None);
 }
@@ -264,21 +209,14 @@ async fn symlinks_and_xattrs(s: &dyn Store) {
     )
     .await;
     assert_eq!(get(s, Key::Symlink(node)).await, Some(Record::Bytes(target)));
-    assert_eq!(
-        get(s, Key::Xattr(node, name("user.a"))).await,
-        Some(Record::Bytes(value.clone()))
-    );
+    assert_eq!(get(s, Key::Xattr(node, name("user.a"))).await, Some(Record::Bytes(value.clone())));
     assert_eq!(
         get(s, Key::Xattr(node, name("user.b"))).await,
         Some(Record::Bytes(Bytes::new())),
         "an empty value is a value"
     );
     put(s, vec![Write::SetXattr(node, name("user.b"), value.clone())]).await;
-    assert_eq!(
-        get(s, Key::Xattr(node, name("user.b"))).await,
-        Some(Record::Bytes(value)),
-        "replaced"
-    );
+    assert_eq!(get(s, Key::Xattr(node, name("user.b"))).await, Some(Record::Bytes(value)), "replaced");
     let names: BTreeSet<Name> = s.list_xattrs(node).await.expect("list_xattrs").into_iter().collect();
     assert_eq!(names, BTreeSet::from([name("user.a"), name("user.b")]));
     put(s, vec![Write::DelXattr(node, name("user.a")), Write::DelSymlink(node)]).await;
@@ -292,11 +230,7 @@ async fn numbers(s: &dyn Store) {
     for counter in [Counter::UsedSpace, Counter::TotalInodes, Counter::NextTrash] {
         let value = move |txn: &mut Txn<'_>| txn.counter(counter);
         assert_eq!(within(s, value).await, 0, "{counter:?} starts at 0");
-        put(
-            s,
-            vec![Write::AddCounter(counter, 1 << 40), Write::AddCounter(counter, -5)],
-        )
-        .await;
+        put(s, vec![Write::AddCounter(counter, 1 << 40), Write::AddCounter(counter, -5)]).await;
         assert_eq!(within(s, value).await, (1 << 40) - 5);
         put(s, vec![Write::AddCounter(counter, 5 - (1 << 40))]).await;
         assert_eq!(within(s, value).await, 0);
@@ -305,52 +239,23 @@ async fn numbers(s: &dyn Store) {
 
 async fn usage(s: &dyn Store) {
     let dir = Ino(14);
-    let delta = DirStat {
-        length: 10,
-        space: 4096,
-        inodes: 1,
-    };
-    put(
-        s,
-        vec![Write::AddDirStat(dir, delta), Write::AddDirQuotaUsed(dir, 1, 1)],
-    )
-    .await;
+    let delta = DirStat { length: 10, space: 4096, inodes: 1 };
+    put(s, vec![Write::AddDirStat(dir, delta), Write::AddDirQuotaUsed(dir, 1, 1)]).await;
     assert_eq!(get(s, Key::DirStat(dir)).await, None, "nothing to add to");
     assert_eq!(get(s, Key::DirQuota(dir)).await, None, "nothing to add to");
 
     put(s, vec![Write::InitDirStat(dir), Write::AddDirStat(dir, delta)]).await;
     assert_eq!(get(s, Key::DirStat(dir)).await, Some(Record::DirStat(delta)));
-    let back = DirStat {
-        length: -10,
-        space: 0,
-        inodes: -1,
-    };
+    let back = DirStat { length: -10, space: 0, inodes: -1 };
     put(s, vec![Write::AddDirStat(dir, back)]).await;
-    let left = DirStat {
-        length: 0,
-        space: 4096,
-        inodes: 0,
-    };
+    let left = DirStat { length: 0, space: 4096, inodes: 0 };
     assert_eq!(get(s, Key::DirStat(dir)).await, Some(Record::DirStat(left)));
     put(s, vec![Write::SetDirStat(dir, delta)]).await;
     assert_eq!(get(s, Key::DirStat(dir)).await, Some(Record::DirStat(delta)));
 
-    let quota = Quota {
-        max_space: 1 << 40,
-        max_inodes: -1,
-        used_space: 4096,
-        used_inodes: 1,
-    };
-    put(
-        s,
-        vec![Write::SetDirQuota(dir, quota), Write::AddDirQuotaUsed(dir, 8192, -1)],
-    )
-    .await;
-    let used = Quota {
-        used_space: 12288,
-        used_inodes: 0,
-        ..quota
-    };
+    let quota = Quota { max_space: 1 << 40, max_inodes: -1, used_space: 4096, used_inodes: 1 };
+    put(s, vec![Write::SetDirQuota(dir, quota), Write::AddDirQuotaUsed(dir, 8192, -1)]).await;
+    let used = Quota { used_space: 12288, used_inodes: 0, ..quota };
     assert_eq!(get(s, Key::DirQuota(dir)).await, Some(Record::Quota(used)));
     assert_eq!(s.list_quotas().await.expect("list_quotas"), [(dir, used)]);
     put(s, vec![Write::DelDirStat(dir), Write::DelDirQuota(dir)]).await;
@@ -377,11 +282,7 @@ async fn slice_references(s: &dyn Store) {
 }
 
 async fn deleted_and_delayed(s: &dyn Store) {
-    put(
-        s,
-        vec![Write::AddDeleted(Ino(15), 5, 100), Write::AddDeleted(Ino(16), 6, 200)],
-    )
-    .await;
+    put(s, vec![Write::AddDeleted(Ino(15), 5, 100), Write::AddDeleted(Ino(16), 6, 200)]).await;
     assert_eq!(get(s, Key::Deleted(Ino(15), 5)).await, Some(Record::Present));
     assert_eq!(s.list_deleted(99, 10).await.expect("list_deleted"), []);
     assert_eq!(s.list_deleted(100, 10).await.expect("list_deleted"), [(Ino(15), 5)]);
@@ -393,10 +294,7 @@ async fn deleted_and_delayed(s: &dyn Store) {
     let old = vec![(SliceId(1), 10), (SliceId(2), 20)];
     put(s, vec![Write::AddDelayedSlices(SliceId(3), 100, old.clone())]).await;
     assert_eq!(s.list_delayed(100).await.expect("list_delayed"), []);
-    assert_eq!(
-        s.list_delayed(101).await.expect("list_delayed"),
-        [(SliceId(3), 100, old)]
-    );
+    assert_eq!(s.list_delayed(101).await.expect("list_delayed"), [(SliceId(3), 100, old)]);
     put(s, vec![Write::DelDelayedSlices(SliceId(3), 100)]).await;
     assert_eq!(s.list_delayed(101).await.expect("list_delayed"), []);
 }
@@ -404,10 +302,7 @@ async fn deleted_and_delayed(s: &dyn Store) {
 async fn sessions(s: &dyn Store) {
     let (sid, json) = (SessionId(7), Bytes::from_static(b"{\"HostName\":\"h\"}"));
     let listed = |found: Vec<crate::store::SessionRecord>| -> Vec<(u64, i64, Bytes)> {
-        found
-            .into_iter()
-            .map(|session| (session.sid.0, session.expire, session.info))
-            .collect()
+        found.into_iter().map(|session| (session.sid.0, session.expire, session.info)).collect()
     };
     put(
         s,
@@ -428,19 +323,8 @@ async fn sessions(s: &dyn Store) {
     assert_eq!(s.list_sustained(sid).await.expect("list_sustained"), [Ino(17)]);
     s.clean_session(sid).await.expect("clean_session");
     assert!(s.list_sessions().await.expect("list_sessions").is_empty());
-    assert_eq!(
-        s.list_sustained(sid).await.expect("list_sustained"),
-        [Ino(17)],
-        "sustained inodes are the caller's"
-    );
-    put(
-        s,
-        vec![
-            Write::DelSustained(sid, Ino(17)),
-            Write::TouchSession(sid, 3000, json.clone()),
-        ],
-    )
-    .await;
+    assert_eq!(s.list_sustained(sid).await.expect("list_sustained"), [Ino(17)], "sustained inodes are the caller's");
+    put(s, vec![Write::DelSustained(sid, Ino(17)), Write::TouchSession(sid, 3000, json.clone())]).await;
     let found = s.list_sessions().await.expect("list_sessions");
     assert_eq!(listed(found), [(7, 3000, json)], "a removed session comes back");
     put(s, vec![Write::DelSession(sid)]).await;
@@ -469,10 +353,7 @@ async fn listing_is_paged(s: &dyn Store) {
             n => name(&format!("file-{n}")),
         })
         .collect();
-    let entry = |n: u64| Entry {
-        kind: NodeType::File,
-        ino: Ino(1000 + n),
-    };
+    let entry = |n: u64| Entry { kind: NodeType::File, ino: Ino(1000 + n) };
     let mut writes = Vec::new();
     for (n, name) in (0u64..).zip(&names) {
         writes.push(Write::SetEntry(dir, name.clone(), entry(n)));
@@ -502,10 +383,7 @@ async fn listing_is_paged(s: &dyn Store) {
 async fn list_all(s: &dyn Store, dir: Ino, with_attrs: bool, limit: usize) -> BTreeMap<Name, Listed> {
     let (mut found, mut from) = (BTreeMap::new(), Cursor::default());
     loop {
-        let page = s
-            .list_entries(dir, with_attrs, from, limit)
-            .await
-            .expect("list_entries");
+        let page = s.list_entries(dir, with_attrs, from, limit).await.expect("list_entries");
         found.extend(page.items.into_iter().map(|item| (item.name.clone(), item)));
         match page.next {
             Some(next) => from = next,
@@ -532,11 +410,7 @@ async fn a_body_sees_the_state_before_it(s: &dyn Store) {
     let counted = Arc::clone(&runs);
     let seen = transact(s, TxOptions { durable: true }, move |txn| {
         counted.fetch_add(1, Ordering::Relaxed);
-        txn.prime(&[
-            Key::Attr(ino),
-            Key::Entry(ino, name("n")),
-            Key::Counter(Counter::UsedSpace),
-        ])?;
+        txn.prime(&[Key::Attr(ino), Key::Entry(ino, name("n")), Key::Counter(Counter::UsedSpace)])?;
         txn.write(Write::SetAttr(ino, attr(NodeType::File, 1)));
         txn.write(Write::SetAttr(ino, attr(NodeType::File, 2)));
         txn.attr(ino)
@@ -554,14 +428,8 @@ async fn a_body_sees_the_state_before_it(s: &dyn Store) {
 }
 
 async fn read_keeps_the_order(s: &dyn Store) {
-    put(
-        s,
-        vec![
-            Write::SetAttr(Ino(24), attr(NodeType::File, 24)),
-            Write::SetAttr(Ino(25), attr(NodeType::File, 25)),
-        ],
-    )
-    .await;
+    put(s, vec![Write::SetAttr(Ino(24), attr(NodeType::File, 24)), Write::SetAttr(Ino(25), attr(NodeType::File, 25))])
+        .await;
     let keys = [Ino(25), Ino(99), Ino(24), Ino(25)].map(Key::Attr);
     let lengths: Vec<Option<u64>> = s
         .read(&keys)
@@ -605,9 +473,7 @@ async fn increments_are_not_lost(store: &Arc<dyn Store>) {
                 txn.write(Write::AddCounter(Counter::UsedSpace, 1));
                 Ok(())
             };
-            transact(store.as_ref(), TxOptions::default(), step)
-                .await
-                .expect("commits");
+            transact(store.as_ref(), TxOptions::default(), step).await.expect("commits");
         }
     })
     .await;
@@ -616,11 +482,7 @@ async fn increments_are_not_lost(store: &Arc<dyn Store>) {
     };
     assert_eq!(last.length, 80, "16 tasks with 5 increments each");
     assert_eq!(within(store.as_ref(), |txn| txn.counter(Counter::UsedSpace)).await, 80);
-    put(
-        store.as_ref(),
-        vec![Write::DelAttr(ino), Write::AddCounter(Counter::UsedSpace, -80)],
-    )
-    .await;
+    put(store.as_ref(), vec![Write::DelAttr(ino), Write::AddCounter(Counter::UsedSpace, -80)]).await;
 }
 
 async fn one_of_many_creates(store: &Arc<dyn Store>) {
@@ -631,10 +493,7 @@ async fn one_of_many_creates(store: &Arc<dyn Store>) {
                 return Ok((false, found.ino));
             }
             let ino = Ino(2000 + n);
-            let entry = Entry {
-                kind: NodeType::File,
-                ino,
-            };
+            let entry = Entry { kind: NodeType::File, ino };
             txn.write(Write::SetEntry(dir, name("same"), entry));
             txn.write(Write::AddCounter(Counter::TotalInodes, 1));
             Ok((true, ino))
@@ -642,45 +501,24 @@ async fn one_of_many_creates(store: &Arc<dyn Store>) {
         made.await.expect("ends well")
     })
     .await;
-    let makers: Vec<Ino> = won
-        .iter()
-        .filter(|(made, _ino)| *made)
-        .map(|(_made, ino)| *ino)
-        .collect();
+    let makers: Vec<Ino> = won.iter().filter(|(made, _ino)| *made).map(|(_made, ino)| *ino).collect();
     assert_eq!(makers.len(), 1, "{won:?}");
-    assert!(
-        won.iter().all(|(_made, ino)| *ino == makers[0]),
-        "all see the same: {won:?}"
-    );
+    assert!(won.iter().all(|(_made, ino)| *ino == makers[0]), "all see the same: {won:?}");
     assert_eq!(within(store.as_ref(), |txn| txn.counter(Counter::TotalInodes)).await, 1);
-    put(
-        store.as_ref(),
-        vec![
-            Write::DelEntry(dir, name("same")),
-            Write::AddCounter(Counter::TotalInodes, -1),
-        ],
-    )
-    .await;
+    put(store.as_ref(), vec![Write::DelEntry(dir, name("same")), Write::AddCounter(Counter::TotalInodes, -1)]).await;
 }
 
 /// Some remove an empty directory while others put names into it: never may a name be left in a removed one.
 async fn an_emptiness_check_holds(store: &Arc<dyn Store>) {
     for round in 0..8u64 {
         let dir = Ino(3000 + round);
-        put(
-            store.as_ref(),
-            vec![Write::SetAttr(dir, attr(NodeType::Directory, 4096))],
-        )
-        .await;
+        put(store.as_ref(), vec![Write::SetAttr(dir, attr(NodeType::Directory, 4096))]).await;
         together(store, |store, n| async move {
             let step = move |txn: &mut Txn<'_>| {
                 txn.prime(&[Key::Attr(dir), Key::AnyEntry(dir)])?;
                 let Some(attr) = txn.attr(dir)? else { return Ok(()) };
                 if n % 2 == 0 {
-                    let entry = Entry {
-                        kind: NodeType::File,
-                        ino: Ino(5000 + n),
-                    };
+                    let entry = Entry { kind: NodeType::File, ino: Ino(5000 + n) };
                     txn.write(Write::SetAttr(dir, attr));
                     txn.write(Write::SetEntry(dir, name(&format!("n{n}")), entry));
                 } else if !txn.has_entries(dir)? {
@@ -688,18 +526,12 @@ async fn an_emptiness_check_holds(store: &Arc<dyn Store>) {
                 }
                 Ok(())
             };
-            transact(store.as_ref(), TxOptions::default(), step)
-                .await
-                .expect("ends well");
+            transact(store.as_ref(), TxOptions::default(), step).await.expect("ends well");
         })
         .await;
         let removed = get(store.as_ref(), Key::Attr(dir)).await.is_none();
         let found = list_all(store.as_ref(), dir, false, 100).await;
-        assert!(
-            !removed || found.is_empty(),
-            "round {round}: {} names are lost",
-            found.len()
-        );
+        assert!(!removed || found.is_empty(), "round {round}: {} names are lost", found.len());
         let mut clean: Vec<Write> = found.into_keys().map(|name| Write::DelEntry(dir, name)).collect();
         clean.push(Write::DelAttr(dir));
         put(store.as_ref(), clean).await;
@@ -707,11 +539,7 @@ async fn an_emptiness_check_holds(store: &Arc<dyn Store>) {
 }
 
 async fn numbers_are_given_once(store: &Arc<dyn Store>) {
-    for (counter, count) in [
-        (Counter::NextInode, 10),
-        (Counter::NextChunk, 4096),
-        (Counter::NextSession, 1),
-    ] {
+    for (counter, count) in [(Counter::NextInode, 10), (Counter::NextChunk, 4096), (Counter::NextSession, 1)] {
         let given = together(store, |store, _n| async move {
             let mut firsts = Vec::new();
             for _round in 0..5 {
@@ -722,10 +550,7 @@ async fn numbers_are_given_once(store: &Arc<dyn Store>) {
         .await;
         let mut firsts: Vec<u64> = given.into_iter().flatten().collect();
         firsts.sort_unstable();
-        assert!(
-            firsts[0] > 0 || counter == Counter::NextInode,
-            "0 is no number: {counter:?}"
-        );
+        assert!(firsts[0] > 0 || counter == Counter::NextInode, "0 is no number: {counter:?}");
         for pair in firsts.windows(2) {
             assert!(pair[1] - pair[0] >= count, "{counter:?}: {pair:?} overlap");
         }

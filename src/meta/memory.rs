@@ -41,10 +41,7 @@ impl MemoryStore {
 
     /// An empty store that behaves as one behind a network: reads are fetched, bodies restart, commits compare.
     pub fn remote() -> Self {
-        Self {
-            remote: true,
-            ..Self::default()
-        }
+        Self { remote: true, ..Self::default() }
     }
 
     /// Fetches, commits and scans so far: what would have been round trips.
@@ -146,9 +143,7 @@ impl Fetched {
 
     /// Whether everything that the transaction depends on is still so.
     fn holds(&self, state: &State) -> bool {
-        self.known
-            .iter()
-            .all(|(key, (record, check))| *check == Check::Hint || state.get(key) == *record)
+        self.known.iter().all(|(key, (record, check))| *check == Check::Hint || state.get(key) == *record)
     }
 }
 
@@ -176,11 +171,7 @@ impl Store for MemoryStore {
     }
 
     async fn run(&self, mut body: Body, _options: TxOptions) -> Result<Outcome> {
-        if self.remote {
-            self.run_remotely(&mut body).await
-        } else {
-            self.run_at_once(&mut body)
-        }
+        if self.remote { self.run_remotely(&mut body).await } else { self.run_at_once(&mut body) }
     }
 
     async fn read(&self, keys: &[Key]) -> Result<Vec<Option<Record>>> {
@@ -229,13 +220,9 @@ impl Store for MemoryStore {
                 attr: state.attrs.get(&entry.ino).filter(|_attr| with_attrs).cloned(),
             })
             .collect();
-        let last = names
-            .and_then(|names| names.last_key_value())
-            .map(|(name, _entry)| name);
-        let next = items
-            .last()
-            .filter(|item| Some(&item.name) != last)
-            .map(|item| Cursor(item.name.as_bytes().to_vec()));
+        let last = names.and_then(|names| names.last_key_value()).map(|(name, _entry)| name);
+        let next =
+            items.last().filter(|item| Some(&item.name) != last).map(|item| Cursor(item.name.as_bytes().to_vec()));
         Ok(Page { items, next })
     }
 
@@ -248,10 +235,7 @@ impl Store for MemoryStore {
     async fn list_chunks(&self, ino: Ino, range: Range<u32>) -> Result<Vec<u32>> {
         let state = self.state.lock();
         let chunks = state.chunks.keys();
-        Ok(chunks
-            .filter(|(of, index)| *of == ino && range.contains(index))
-            .map(|(_of, index)| *index)
-            .collect())
+        Ok(chunks.filter(|(of, index)| *of == ino && range.contains(index)).map(|(_of, index)| *index).collect())
     }
 
     async fn list_sessions(&self) -> Result<Vec<SessionRecord>> {
@@ -259,11 +243,7 @@ impl Store for MemoryStore {
         Ok(state
             .sessions
             .iter()
-            .map(|(sid, (expire, info))| SessionRecord {
-                sid: *sid,
-                expire: *expire,
-                info: info.clone(),
-            })
+            .map(|(sid, (expire, info))| SessionRecord { sid: *sid, expire: *expire, info: info.clone() })
             .collect())
     }
 

@@ -4,205 +4,231 @@
 //! Usage counters, directory statistics and quotas change in the transaction that causes the change, so they are exact.
 //! Inode 1 is what the mount shows as its root: with `subdir`, that directory.
 
+mod attributes;
+mod cleanup;
+mod context;
+mod create;
+mod data;
+mod deleted;
+mod dirstat;
+mod guess;
+mod ledger;
+mod open;
+mod quota;
+mod remove;
+mod rename;
+mod resize;
+mod session;
+#[cfg(test)]
+mod tests;
+mod trash;
+mod tree;
 mod types;
+mod volume;
+mod xattr;
 
 pub use types::{
     Caller, MetaOptions, NewNode, SetAttr, SetTime, SliceRemover, StatFs, Summary, WriteOutcome, XattrFlag,
     fallocate_mode, rename_flags,
 };
+pub use volume::ReloadHook;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use stead_base::{Clock, Ino, SessionId, SliceId, Timestamp};
+use parking_lot::{Mutex, RwLock};
+use stead_base::{Ino, SessionId, Tasks, Timestamp};
+use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, Result};
 use crate::format::Format;
-use crate::records::{Attr, Name, Quota, Slice};
-use crate::store::{Cursor, Listed, Page, Store};
+use crate::records::{Counter, Key, Record};
+use crate::store::{Step, Store, TxOptions, Txn, transact};
 
-/// What is called with the new Format after a reload that changed it.
-pub type ReloadHook = Box<dyn Fn(&Format) + Send + Sync>;
+use context::{Context, Directories, OpenFiles};
+use data::RecordCounts;
+use dirstat::CheckedStats;
+use guess::Guesses;
 
-/// A volume's metadata as one client works with it.
-pub struct Meta;
+/// Inode numbers are taken from the engine in batches (format.md §2.2).
+const INODE_BATCH: u64 = 1024;
+/// Slice numbers likewise.
+const SLICE_BATCH: u64 = 4096;
 
-const LATER: Error = Error::NotSupported { what: "this operation" };
+/// A volume's metadata as one client works with it. All operations may run at the same time.
+pub struct Meta {
+    me: Weak<Meta>,
+    store: Arc<dyn Store>,
+    options: MetaOptions,
+    root: Ino,
+    format: RwLock<Arc<Format>>,
+    hooks: Mutex<Vec<ReloadHook>>,
+    gone: watch::Sender<Option<Error>>,
+    sid: AtomicU64,
+    session_info: Mutex<Bytes>,
+    remover: RwLock<Option<Arc<dyn SliceRemover>>>,
+    opened: Arc<OpenFiles>,
+    directories: Arc<Directories>,
+    quotas: RwLock<Arc<BTreeSet<Ino>>>,
+    guesses: Guesses,
+    checked_stats: CheckedStats,
+    record_counts: RecordCounts,
+    inodes: Numbers,
+    slices: Numbers,
+    tasks: Tasks,
+    deletes: Semaphore,
+}
 
-#[expect(clippy::unused_async, unused_variables, reason = "the bodies follow")]
+impl std::fmt::Debug for Meta {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meta")
+            .field("store", &self.store)
+            .field("root", &self.root)
+            .field("session", &self.session())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Meta {
-    pub async fn load_format(store: &dyn Store) -> Result<Format> {
-        Err(LATER)
-    }
-    pub async fn write_format(store: &dyn Store, format: &Format, clock: &dyn Clock) -> Result<Format> {
-        Err(LATER)
-    }
+    /// A client of the volume in `store`, without a session yet. Creates nothing.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if the volume refuses this client's version; [`Error::NoEntry`] or [`Error::NotDirectory`] if
+    /// `subdir` is not there.
     pub async fn new(store: Arc<dyn Store>, format: Format, options: MetaOptions) -> Result<Arc<Self>> {
-        Err(LATER)
+        format.check_version(&options.version)?;
+        let root = match &options.subdir {
+            Some(subdir) => tree::find_directory(store.as_ref(), subdir).await?,
+            None => Ino::ROOT,
+        };
+        let quotas = quota::load(store.as_ref()).await?;
+        let deletes = Semaphore::new(options.max_deletes.min(Semaphore::MAX_PERMITS));
+        Ok(Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            store,
+            options,
+            root,
+            format: RwLock::new(Arc::new(format)),
+            hooks: Mutex::default(),
+            gone: watch::Sender::new(None),
+            sid: AtomicU64::new(0),
+            session_info: Mutex::default(),
+            remover: RwLock::default(),
+            opened: Arc::default(),
+            directories: Arc::default(),
+            quotas: RwLock::new(Arc::new(quotas)),
+            guesses: Guesses::default(),
+            checked_stats: CheckedStats::default(),
+            record_counts: RecordCounts::default(),
+            inodes: Numbers::new(Counter::NextInode, INODE_BATCH),
+            slices: Numbers::new(Counter::NextChunk, SLICE_BATCH),
+            tasks: Tasks::new(),
+            deletes,
+        }))
     }
-    pub fn format(&self) -> Arc<Format> {
-        panic!("the bodies follow")
-    }
+
+    /// How this client behaves.
     pub fn options(&self) -> &MetaOptions {
-        panic!("the bodies follow")
+        &self.options
     }
+
+    /// The engine.
     pub fn store(&self) -> &Arc<dyn Store> {
-        panic!("the bodies follow")
+        &self.store
     }
-    pub async fn reload(&self) -> Result<Arc<Format>> {
-        Err(LATER)
+
+    /// Who removes the blocks of slices. Without one, deleted files wait for another client.
+    pub fn set_slice_remover(&self, remover: Arc<dyn SliceRemover>) {
+        *self.remover.write() = Some(remover);
     }
-    pub fn on_reload(&self, hook: ReloadHook) {}
-    pub fn set_slice_remover(&self, remover: Arc<dyn SliceRemover>) {}
-    pub fn session(&self) -> SessionId {
-        SessionId::NONE
-    }
-    pub async fn start_session(&self) -> Result<SessionId> {
-        Err(LATER)
-    }
-    pub async fn close_session(&self) -> Result<()> {
-        Err(LATER)
-    }
-    pub fn start_background(self: &Arc<Self>) {}
-    pub async fn drain(&self) {}
-    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<(Ino, Attr)> {
-        Err(LATER)
-    }
-    pub async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        Err(LATER)
-    }
-    pub async fn setattr(&self, caller: &Caller, ino: Ino, set: SetAttr) -> Result<Attr> {
-        Err(LATER)
-    }
-    pub async fn mknod(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewNode) -> Result<(Ino, Attr)> {
-        Err(LATER)
-    }
-    pub async fn create(
-        &self,
-        caller: &Caller,
-        parent: Ino,
-        name: &[u8],
-        mode: u16,
-        umask: u16,
-        exclusive: bool,
-    ) -> Result<(Ino, Attr)> {
-        Err(LATER)
-    }
-    pub async fn mkdir(
-        &self,
-        caller: &Caller,
-        parent: Ino,
-        name: &[u8],
-        mode: u16,
-        umask: u16,
-    ) -> Result<(Ino, Attr)> {
-        Err(LATER)
-    }
-    pub async fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<(Ino, Attr)> {
-        Err(LATER)
-    }
-    pub async fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        Err(LATER)
-    }
-    pub async fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        Err(LATER)
-    }
-    pub async fn rename(
-        &self,
-        caller: &Caller,
-        parent: Ino,
-        name: &[u8],
-        new_parent: Ino,
-        new_name: &[u8],
-        flags: u32,
-    ) -> Result<(Ino, Attr)> {
-        Err(LATER)
-    }
-    pub async fn link(&self, caller: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
-        Err(LATER)
-    }
-    pub async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        Err(LATER)
-    }
-    pub async fn list(&self, dir: Ino, with_attrs: bool, from: Cursor, limit: usize) -> Result<Page<Listed>> {
-        Err(LATER)
-    }
-    pub async fn parent_of(&self, dir: Ino) -> Result<Ino> {
-        Err(LATER)
-    }
-    pub async fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Attr> {
-        Err(LATER)
-    }
-    pub async fn close(&self, ino: Ino) -> Result<()> {
-        Err(LATER)
-    }
-    pub async fn new_slice(&self) -> Result<SliceId> {
-        Err(LATER)
-    }
-    pub async fn write_slice(&self, ino: Ino, index: u32, slice: Slice, mtime: Timestamp) -> Result<WriteOutcome> {
-        Err(LATER)
-    }
-    pub async fn chunk(&self, ino: Ino, index: u32) -> Result<Vec<Slice>> {
-        Err(LATER)
-    }
-    pub async fn truncate(&self, caller: &Caller, ino: Ino, length: u64) -> Result<Attr> {
-        Err(LATER)
-    }
-    pub async fn fallocate(&self, caller: &Caller, ino: Ino, mode: u32, offset: u64, length: u64) -> Result<Attr> {
-        Err(LATER)
-    }
-    pub async fn statfs(&self, ino: Ino) -> Result<StatFs> {
-        Err(LATER)
-    }
-    pub async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
-        Err(LATER)
-    }
-    pub async fn set_xattr(
-        &self,
-        caller: &Caller,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        flag: XattrFlag,
-    ) -> Result<()> {
-        Err(LATER)
-    }
-    pub async fn list_xattrs(&self, ino: Ino) -> Result<Vec<Name>> {
-        Err(LATER)
-    }
-    pub async fn remove_xattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
-        Err(LATER)
-    }
-    pub async fn get_quota(&self, dir: Ino) -> Result<Option<Quota>> {
-        Err(LATER)
-    }
-    /// `None` keeps the limit; 0 is none.
-    pub async fn set_quota(&self, dir: Ino, max_space: Option<u64>, max_inodes: Option<u64>) -> Result<Quota> {
-        Err(LATER)
-    }
-    pub async fn del_quota(&self, dir: Ino) -> Result<()> {
-        Err(LATER)
-    }
-    pub async fn summary(&self, ino: Ino) -> Result<Summary> {
-        Err(LATER)
-    }
-    pub async fn remove_tree(
-        &self,
-        caller: &Caller,
-        parent: Ino,
-        name: &[u8],
-        skip_trash: bool,
-        progress: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<u64> {
-        Err(LATER)
-    }
-    pub async fn resolve_path(&self, path: &str) -> Result<(Ino, Attr)> {
-        Err(LATER)
-    }
-    pub async fn make_dirs(&self, path: &str, mode: u16, uid: u32, gid: u32) -> Result<Ino> {
-        Err(LATER)
-    }
+
+    /// Makes everything so far survive a power failure, as fsync(2) promises.
+    ///
+    /// # Errors
+    /// Those of the engine.
     pub async fn fsync(&self) -> Result<()> {
-        Err(LATER)
+        self.store.sync().await
+    }
+
+    fn now(&self) -> Timestamp {
+        self.options.clock.now()
+    }
+
+    /// Our session, or [`SessionId::NONE`].
+    pub fn session(&self) -> SessionId {
+        SessionId(self.sid.load(Ordering::Acquire))
+    }
+
+    /// The stored inode for one that the mount names.
+    fn real(&self, ino: Ino) -> Ino {
+        if ino == Ino::ROOT { self.root } else { ino }
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.options.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    fn context(&self) -> Context {
+        let format = self.format();
+        Context {
+            now: self.now(),
+            sid: self.session(),
+            trash: format.trash_days > 0,
+            dir_stats: format.dir_stats,
+            skip_dir_mtime: self.options.skip_dir_mtime,
+            capacity: format.capacity,
+            inodes: format.inodes,
+            quotas: Arc::clone(&self.quotas.read()),
+            directories: Arc::clone(&self.directories),
+            opened: Arc::clone(&self.opened),
+        }
+    }
+
+    async fn transact<T: Send + 'static>(
+        &self,
+        body: impl FnMut(&mut Txn<'_>) -> Step<T> + Send + 'static,
+    ) -> Result<T> {
+        transact(self.store.as_ref(), TxOptions::default(), body).await
+    }
+
+    async fn read_one(&self, key: Key) -> Result<Option<Record>> {
+        Ok(self.store.read(&[key]).await?.pop().flatten())
+    }
+
+    async fn new_inode(&self) -> Result<Ino> {
+        loop {
+            // 0 and 1 are never handed out: no inode, and the root.
+            match self.inodes.next(self.store.as_ref()).await? {
+                0 | 1 => {}
+                number => return Ok(Ino(number)),
+            }
+        }
+    }
+}
+
+/// Numbers taken from the engine in batches and handed out one by one.
+#[derive(Debug)]
+struct Numbers {
+    counter: Counter,
+    batch: u64,
+    left: tokio::sync::Mutex<Range<u64>>,
+}
+
+impl Numbers {
+    fn new(counter: Counter, batch: u64) -> Self {
+        Self { counter, batch, left: tokio::sync::Mutex::new(0..0) }
+    }
+
+    async fn next(&self, store: &dyn Store) -> Result<u64> {
+        let mut left = self.left.lock().await;
+        if let Some(number) = left.next() {
+            return Ok(number);
+        }
+        let first = store.allocate(self.counter, self.batch).await?;
+        *left = first + 1..first + self.batch;
+        Ok(first)
     }
 }

@@ -44,10 +44,7 @@ impl State {
             Key::SliceRef(id, size) => self.slice_refs.get(&(*id, *size)).copied().map(Record::Number),
             Key::Sustained(sid, ino) => self.sustained.contains(&(*sid, *ino)).then_some(Record::Present),
             Key::Deleted(ino, length) => self.deleted.contains_key(&(*ino, *length)).then_some(Record::Present),
-            Key::Session(sid) => self
-                .sessions
-                .get(sid)
-                .map(|(_expire, info)| Record::Bytes(info.clone())),
+            Key::Session(sid) => self.sessions.get(sid).map(|(_expire, info)| Record::Bytes(info.clone())),
         }
     }
 

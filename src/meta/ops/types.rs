@@ -49,12 +49,7 @@ pub struct Caller {
 impl Caller {
     /// A caller whose supplementary groups only the kernel knows.
     pub const fn new(uid: u32, gid: u32, pid: u32) -> Self {
-        Self {
-            uid,
-            gid,
-            pid,
-            groups: None,
-        }
+        Self { uid, gid, pid, groups: None }
     }
 
     /// The administrator: may do everything.
@@ -129,20 +124,11 @@ impl NewNode {
 
     /// A symbolic link.
     pub fn symlink(target: Bytes) -> Self {
-        Self {
-            target: Some(target),
-            ..Self::plain(NodeType::Symlink, 0o777, 0)
-        }
+        Self { target: Some(target), ..Self::plain(NodeType::Symlink, 0o777, 0) }
     }
 
     const fn plain(kind: NodeType, mode: u16, umask: u16) -> Self {
-        Self {
-            kind,
-            mode,
-            umask,
-            rdev: 0,
-            target: None,
-        }
+        Self { kind, mode, umask, rdev: 0, target: None }
     }
 }
 
