@@ -94,10 +94,7 @@ pub fn encode_entry(entry: Entry) -> [u8; ENTRY_BYTES] {
 /// Reads an entry value.
 pub fn decode_entry(key: &dyn fmt::Display, bytes: &[u8]) -> Result<Entry> {
     let mut from = Fields::exactly(key, bytes, ENTRY_BYTES)?;
-    Ok(Entry {
-        kind: node_type(key, from.take8()?)?,
-        ino: Ino(from.take64()?),
-    })
+    Ok(Entry { kind: node_type(key, from.take8()?)?, ino: Ino(from.take64()?) })
 }
 
 /// One slice record of format.md §2.5: 24 bytes.
@@ -130,9 +127,7 @@ pub fn encode_slices(slices: &[Slice]) -> Vec<u8> {
 
 /// Reads concatenated slice records.
 pub fn decode_slices(key: &dyn fmt::Display, bytes: &[u8]) -> Result<Vec<Slice>> {
-    records(key, bytes, SLICE_BYTES)?
-        .map(|record| decode_slice(key, record))
-        .collect()
+    records(key, bytes, SLICE_BYTES)?.map(|record| decode_slice(key, record)).collect()
 }
 
 /// The replaced slices of a compaction: n × (id, size), 12 bytes each (format.md §2.1, `delSlices`).
@@ -166,11 +161,7 @@ pub fn encode_quota_limits(quota: Quota) -> [u8; 16] {
 /// Reads the limits of a quota; the usage is left at zero.
 pub fn decode_quota_limits(key: &dyn fmt::Display, bytes: &[u8]) -> Result<Quota> {
     let mut from = Fields::exactly(key, bytes, 16)?;
-    Ok(Quota {
-        max_space: from.take64()?.cast_signed(),
-        max_inodes: from.take64()?.cast_signed(),
-        ..Quota::default()
-    })
+    Ok(Quota { max_space: from.take64()?.cast_signed(), max_inodes: from.take64()?.cast_signed(), ..Quota::default() })
 }
 
 /// A whole quota, 32 bytes: limits, then usage (format.md §3.1, `QD`).
@@ -215,13 +206,10 @@ pub fn decode_dir_stat(key: &dyn fmt::Display, bytes: &[u8]) -> Result<DirStat> 
 
 /// A number as Redis keeps it: signed decimal text.
 pub fn decode_number(key: &dyn fmt::Display, bytes: &[u8]) -> Result<i64> {
-    std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| {
-            let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(32)]).into_owned();
-            corrupt(key, format!("{shown:?} is no decimal number"))
-        })
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(32)]).into_owned();
+        corrupt(key, format!("{shown:?} is no decimal number"))
+    })
 }
 
 /// Reads the number of a node type.
@@ -231,14 +219,11 @@ pub fn node_type(key: &dyn fmt::Display, number: u8) -> Result<NodeType> {
 
 /// The error for a record that does not decode.
 pub fn corrupt(key: &dyn fmt::Display, why: impl Into<String>) -> Error {
-    Error::Corrupt {
-        key: key.to_string(),
-        why: why.into(),
-    }
+    Error::Corrupt { key: key.to_string(), why: why.into() }
 }
 
 fn records<'a>(key: &dyn fmt::Display, bytes: &'a [u8], width: usize) -> Result<std::slice::ChunksExact<'a, u8>> {
-    if bytes.len() % width != 0 {
+    if !bytes.len().is_multiple_of(width) {
         let length = bytes.len();
         return Err(corrupt(key, format!("{length} bytes, expected a multiple of {width}")));
     }
@@ -274,10 +259,7 @@ impl<'a> Fields<'a> {
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
         let Some((field, rest)) = self.rest.split_first_chunk() else {
-            return Err(corrupt(
-                self.key,
-                format!("it ends {} bytes early", N - self.rest.len()),
-            ));
+            return Err(corrupt(self.key, format!("it ends {} bytes early", N - self.rest.len())));
         };
         self.rest = rest;
         Ok(*field)
@@ -300,10 +282,7 @@ impl<'a> Fields<'a> {
     }
 
     fn take_time(&mut self) -> Result<Timestamp> {
-        Ok(Timestamp {
-            secs: self.take64()?.cast_signed(),
-            nanos: self.take32()?,
-        })
+        Ok(Timestamp { secs: self.take64()?.cast_signed(), nanos: self.take32()? })
     }
 }
 

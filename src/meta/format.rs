@@ -182,15 +182,10 @@ impl Format {
     /// # Errors
     /// [`Error::Format`] names a member that has the wrong type, or is needed and missing or unusable.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let value = serde_json::from_slice(json).map_err(|why| Error::Corrupt {
-            key: "setting".to_owned(),
-            why: format!("not JSON: {why}"),
-        })?;
+        let value = serde_json::from_slice(json)
+            .map_err(|why| Error::Corrupt { key: "setting".to_owned(), why: format!("not JSON: {why}") })?;
         let Value::Object(members) = value else {
-            return Err(Error::Corrupt {
-                key: "setting".to_owned(),
-                why: "expected a JSON object".to_owned(),
-            });
+            return Err(Error::Corrupt { key: "setting".to_owned(), why: "expected a JSON object".to_owned() });
         };
         let mut format = Self::from_members(members)?;
         if format.tiers.is_empty() {
@@ -235,9 +230,7 @@ impl Format {
 
     /// The storage class of new objects; empty for the store's default.
     pub fn default_storage_class(&self) -> &str {
-        self.tiers
-            .get(&0)
-            .map_or(&self.storage_class, |tier| &tier.storage_class)
+        self.tiers.get(&0).map_or(&self.storage_class, |tier| &tier.storage_class)
     }
 
     fn secrets_mut(&mut self) -> [&mut String; 3] {
@@ -252,10 +245,7 @@ impl fmt::Debug for Format {
 }
 
 fn default_tiers(storage_class: &str) -> Tiers {
-    let tier = Tier {
-        storage_class: storage_class.to_owned(),
-        ..Tier::default()
-    };
+    let tier = Tier { storage_class: storage_class.to_owned(), ..Tier::default() };
     Tiers::from([(0, tier)])
 }
 
@@ -340,9 +330,7 @@ impl Member for Tiers {
 
     fn read(value: &Value) -> Option<Self> {
         let tiers = value.as_object()?.iter();
-        tiers
-            .map(|(id, tier)| Some((id.parse().ok()?, Tier::read(tier)?)))
-            .collect()
+        tiers.map(|(id, tier)| Some((id.parse().ok()?, Tier::read(tier)?))).collect()
     }
 
     fn write(&self) -> Value {

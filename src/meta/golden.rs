@@ -33,9 +33,7 @@ impl Sample {
     }
 
     fn number(&self, member: &str) -> i64 {
-        self.decoded[member]
-            .as_i64()
-            .unwrap_or_else(|| panic!("{}: no number {member}", self.key))
+        self.decoded[member].as_i64().unwrap_or_else(|| panic!("{}: no number {member}", self.key))
     }
 }
 
@@ -48,10 +46,7 @@ fn unhex(text: &str) -> Vec<u8> {
 fn each(wanted: impl Fn(&Sample) -> bool, check: impl Fn(&Sample)) -> usize {
     let golden: Value = serde_json::from_str(GOLDEN).unwrap();
     let samples = golden["samples"].as_array().unwrap().iter().map(Sample::read);
-    samples
-        .filter(|sample| wanted(sample))
-        .map(|sample| check(&sample))
-        .count()
+    samples.filter(|sample| wanted(sample)).map(|sample| check(&sample)).count()
 }
 
 fn attr_fields(attr: &Attr) -> [(&'static str, i64); 13] {
@@ -81,18 +76,8 @@ fn attributes() {
             for (member, value) in attr_fields(&attr) {
                 assert_eq!(value, sample.number(member), "{} {member}", sample.key);
             }
-            assert_eq!(
-                format!("0o{:o}", attr.mode),
-                sample.decoded["mode"].as_str().unwrap(),
-                "{}",
-                sample.key
-            );
-            assert_eq!(
-                attr.parent.0,
-                sample.decoded["parent"].as_u64().unwrap(),
-                "{}",
-                sample.key
-            );
+            assert_eq!(format!("0o{:o}", attr.mode), sample.decoded["mode"].as_str().unwrap(), "{}", sample.key);
+            assert_eq!(attr.parent.0, sample.decoded["parent"].as_u64().unwrap(), "{}", sample.key);
             assert_eq!(i64::from(attr.tier), sample.number("tier"), "{}", sample.key);
             let acl = |member: &str| sample.decoded[member].as_u64().unwrap_or(0);
             assert_eq!(u64::from(attr.access_acl), acl("access_acl"), "{}", sample.key);
@@ -128,12 +113,7 @@ fn slice_lists() {
             } else {
                 codec::decode_slices(&sample.key, &sample.values[0]).unwrap()
             };
-            assert_eq!(
-                Value::from_iter(slices.iter().map(slice_json)),
-                sample.decoded,
-                "{}",
-                sample.key
-            );
+            assert_eq!(Value::from_iter(slices.iter().map(slice_json)), sample.decoded, "{}", sample.key);
             assert_eq!(codec::encode_slices(&slices), sample.values.concat(), "{}", sample.key);
         },
     );
@@ -152,9 +132,7 @@ fn delayed_slices() {
         |sample| sample.meaning.starts_with("delayed slices"),
         |sample| {
             let slices = codec::decode_delayed(&sample.key, &sample.values[0]).unwrap();
-            let json = slices
-                .iter()
-                .map(|(id, size)| serde_json::json!({"id": id, "size": size}));
+            let json = slices.iter().map(|(id, size)| serde_json::json!({"id": id, "size": size}));
             assert_eq!(Value::from_iter(json), sample.decoded);
             assert_eq!(codec::encode_delayed(&slices), sample.values[0]);
         },
@@ -210,12 +188,7 @@ fn decimal_numbers() {
     };
     let count = each(is_number, |sample| {
         let number = codec::decode_number(&sample.key, &sample.values[0]).unwrap();
-        assert_eq!(
-            Some(number.to_string().as_str()),
-            sample.decoded.as_str(),
-            "{}",
-            sample.key
-        );
+        assert_eq!(Some(number.to_string().as_str()), sample.decoded.as_str(), "{}", sample.key);
         assert_eq!(number.to_string().as_bytes(), sample.values[0]);
     });
     assert!(count > 60, "only {count}");

@@ -65,19 +65,12 @@ impl SqliteStore {
     /// [`Error::Address`] when there is no such file, [`Error::Denied`] when it must not be read and written,
     /// [`Error::Engine`] when it is no SQLite database.
     pub async fn open(path: &Path, options: &ConnectOptions) -> Result<Self> {
-        let place = Place {
-            path: path.to_owned(),
-            retry_for: options.retry_for,
-        };
+        let place = Place { path: path.to_owned(), retry_for: options.retry_for };
         let (create, connect_timeout) = (options.create, options.connect_timeout);
         let opened = tokio::task::spawn_blocking(move || {
             let connection = schema::open_file(&place, create, connect_timeout)?;
             let writer = Writer::start(connection, place.retry_for)?;
-            Ok(Self {
-                readers: Readers::new(place.path.clone()),
-                writer,
-                place,
-            })
+            Ok(Self { readers: Readers::new(place.path.clone()), writer, place })
         });
         opened.await.expect("opening does not panic")
     }
@@ -168,18 +161,15 @@ impl Store for SqliteStore {
     }
 
     async fn allocate(&self, counter: Counter, count: u64) -> Result<u64> {
-        self.writing(false, move |connection| apply::allocate(connection, counter, count))
-            .await
+        self.writing(false, move |connection| apply::allocate(connection, counter, count)).await
     }
 
     async fn claim_job(&self, job: Job, now: i64, period: i64) -> Result<bool> {
-        self.writing(false, move |connection| apply::claim_job(connection, job, now, period))
-            .await
+        self.writing(false, move |connection| apply::claim_job(connection, job, now, period)).await
     }
 
     async fn list_entries(&self, dir: Ino, with_attrs: bool, from: Cursor, limit: usize) -> Result<Page<Listed>> {
-        self.reading(|connection| scan::entries(connection, dir, with_attrs, &from, limit))
-            .await
+        self.reading(|connection| scan::entries(connection, dir, with_attrs, &from, limit)).await
     }
 
     async fn list_xattrs(&self, ino: Ino) -> Result<Vec<Name>> {
@@ -199,8 +189,7 @@ impl Store for SqliteStore {
     }
 
     async fn clean_session(&self, sid: SessionId) -> Result<()> {
-        self.writing(false, move |connection| apply::clean_session(connection, sid))
-            .await
+        self.writing(false, move |connection| apply::clean_session(connection, sid)).await
     }
 
     async fn list_deleted(&self, before: i64, limit: usize) -> Result<Vec<(Ino, u64)>> {

@@ -20,6 +20,7 @@ const SENTINEL_PORT: u16 = 26379;
 const SUPPORTED: &str = "redis://, rediss://, unix:// or sqlite3://";
 
 /// Where the metadata of a volume lives.
+#[expect(clippy::large_enum_variant, reason = "there are a few addresses in a process")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetaUrl {
     /// `redis[s]://[user][:password]@host[:6379]/[db]`, `unix://[user:password@]/path?db=1`.
@@ -96,10 +97,7 @@ impl RedisUrl {
     /// The value of a parameter; `-` and `_` in its name are the same.
     pub fn param(&self, name: &str) -> Option<&str> {
         let wanted = name.replace('_', "-");
-        self.params
-            .iter()
-            .find(|(name, _)| name.replace('_', "-") == wanted)
-            .map(|(_, value)| value.as_str())
+        self.params.iter().find(|(name, _)| name.replace('_', "-") == wanted).map(|(_, value)| value.as_str())
     }
 }
 
@@ -119,19 +117,14 @@ impl FromStr for MetaUrl {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = |why: String| Error::Address {
-            address: masked(text),
-            why,
-        };
+        let wrong = |why: String| Error::Address { address: masked(text), why };
         let (scheme, rest) = text.split_once("://").unwrap_or(("redis", text));
         match scheme {
             "redis" => RedisUrl::parse_tcp(rest, false).map(Self::Redis).map_err(wrong),
             "rediss" => RedisUrl::parse_tcp(rest, true).map(Self::Redis).map_err(wrong),
             "unix" => RedisUrl::parse_socket(rest).map(Self::Redis).map_err(wrong),
             "sqlite3" => parse_sqlite(rest).map_err(wrong),
-            other => Err(wrong(format!(
-                "engine {other:?} is not supported, expected {SUPPORTED}"
-            ))),
+            other => Err(wrong(format!("engine {other:?} is not supported, expected {SUPPORTED}"))),
         }
     }
 }
@@ -168,27 +161,14 @@ impl RedisUrl {
         let (user, password, hosts) = parse_user(authority)?;
         let mut params = params(query);
         let tls = if tls { Some(RedisTls::take(&mut params)?) } else { None };
-        Ok(Self {
-            servers: parse_servers(hosts)?,
-            db: parse_db(path)?,
-            user,
-            password,
-            tls,
-            params,
-        })
+        Ok(Self { servers: parse_servers(hosts)?, db: parse_db(path)?, user, password, tls, params })
     }
 
     fn parse_socket(rest: &str) -> Parsed<Self> {
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (user, password, path) = if place.starts_with('/') {
-            (None, None, place)
-        } else {
-            parse_user(place)?
-        };
+        let (user, password, path) = if place.starts_with('/') { (None, None, place) } else { parse_user(place)? };
         if !path.starts_with('/') {
-            return Err(format!(
-                "socket path {path:?}, expected an absolute path: unix:///run/redis.sock?db=1"
-            ));
+            return Err(format!("socket path {path:?}, expected an absolute path: unix:///run/redis.sock?db=1"));
         }
         let mut params = params(query);
         let db = take(&mut params, "db").unwrap_or_default();
@@ -246,18 +226,12 @@ fn parse_servers(hosts: &str) -> Parsed<RedisServers> {
     };
     let (first, others) = (&hosts[..comma], &hosts[comma + 1..]);
     if first.contains(':') {
-        let nodes = hosts
-            .split(',')
-            .map(|node| parse_host(node, REDIS_PORT))
-            .collect::<Parsed<_>>()?;
+        let nodes = hosts.split(',').map(|node| parse_host(node, REDIS_PORT)).collect::<Parsed<_>>()?;
         return Ok(RedisServers::Cluster { nodes });
     }
     // The port of the last sentinel stands for those that name none.
     let (_, last_port) = parse_host(others.rsplit(',').next().unwrap_or(others), SENTINEL_PORT)?;
-    let sentinels = others
-        .split(',')
-        .map(|node| parse_host(node, last_port))
-        .collect::<Parsed<_>>()?;
+    let sentinels = others.split(',').map(|node| parse_host(node, last_port)).collect::<Parsed<_>>()?;
     let master = first.to_owned();
     Ok(RedisServers::Sentinel { master, sentinels })
 }
@@ -288,8 +262,7 @@ fn parse_db(text: &str) -> Parsed<u32> {
     if text.is_empty() {
         return Ok(0);
     }
-    text.parse()
-        .map_err(|_not_a_number| format!("database {text:?}, expected a number such as 1"))
+    text.parse().map_err(|_not_a_number| format!("database {text:?}, expected a number such as 1"))
 }
 
 fn params(query: &str) -> Vec<(String, String)> {
@@ -331,11 +304,7 @@ impl fmt::Display for RedisUrl {
 }
 
 fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl fmt::Debug for RedisUrl {
@@ -361,12 +330,7 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// The defaults, with the given clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            retry_for: Duration::from_secs(60),
-            connect_timeout: Duration::from_secs(5),
-            clock,
-            create: false,
-        }
+        Self { retry_for: Duration::from_secs(60), connect_timeout: Duration::from_secs(5), clock, create: false }
     }
 }
 
@@ -377,18 +341,12 @@ impl ConnectOptions {
 /// [`Error::NotSupported`] for Sentinel and cluster.
 pub async fn connect(url: &MetaUrl, options: &ConnectOptions) -> Result<Arc<dyn Store>> {
     match url {
-        MetaUrl::Redis(RedisUrl {
-            servers: RedisServers::Sentinel { .. },
-            ..
-        }) => Err(Error::NotSupported {
-            what: "Redis through Sentinel",
-        }),
-        MetaUrl::Redis(RedisUrl {
-            servers: RedisServers::Cluster { .. },
-            ..
-        }) => Err(Error::NotSupported {
-            what: "a Redis cluster",
-        }),
+        MetaUrl::Redis(RedisUrl { servers: RedisServers::Sentinel { .. }, .. }) => {
+            Err(Error::NotSupported { what: "Redis through Sentinel" })
+        }
+        MetaUrl::Redis(RedisUrl { servers: RedisServers::Cluster { .. }, .. }) => {
+            Err(Error::NotSupported { what: "a Redis cluster" })
+        }
         MetaUrl::Redis(_) => Err(Error::NotSupported { what: "Redis" }),
         MetaUrl::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, options).await?)),
     }
@@ -412,39 +370,21 @@ mod tests {
     #[test]
     fn a_full_address_gives_every_part() {
         let url = redis("redis://app:p%40ss%2Fw%3Ard@db.example:7000/3?read_timeout=5s&x=1");
-        assert_eq!(
-            url.servers,
-            RedisServers::Single {
-                host: "db.example".into(),
-                port: 7000
-            }
-        );
-        assert_eq!(
-            (url.db, url.user.as_deref(), url.password.as_deref()),
-            (3, Some("app"), Some("p@ss/w:rd"))
-        );
+        assert_eq!(url.servers, RedisServers::Single { host: "db.example".into(), port: 7000 });
+        assert_eq!((url.db, url.user.as_deref(), url.password.as_deref()), (3, Some("app"), Some("p@ss/w:rd")));
         assert_eq!((url.param("read-timeout"), url.param("y")), (Some("5s"), None));
         assert_eq!(url.tls, None);
     }
 
     #[test]
     fn short_addresses_take_the_defaults() {
-        let single = |host: &str, port| RedisServers::Single {
-            host: host.into(),
-            port,
-        };
+        let single = |host: &str, port| RedisServers::Single { host: host.into(), port };
         for (text, servers, db) in [
             ("localhost", single("localhost", 6379), 0),
             ("127.0.0.1:6380/1", single("127.0.0.1", 6380), 1),
             ("redis://[::1]:7/2", single("::1", 7), 2),
             ("redis://:secret@h/", single("h", 6379), 0),
-            (
-                "unix:///run/redis.sock?db=4",
-                RedisServers::Socket {
-                    path: "/run/redis.sock".into(),
-                },
-                4,
-            ),
+            ("unix:///run/redis.sock?db=4", RedisServers::Socket { path: "/run/redis.sock".into() }, 4),
         ] {
             let url = redis(text);
             assert_eq!((url.servers, url.db), (servers, db), "{text}");
@@ -456,30 +396,16 @@ mod tests {
     fn sentinels_and_clusters_are_told_apart_by_the_first_comma() {
         let sentinel = redis("redis://:pw@main,s1,s2:5000/1");
         let sentinels = vec![("s1".to_owned(), 5000), ("s2".to_owned(), 5000)];
-        assert_eq!(
-            sentinel.servers,
-            RedisServers::Sentinel {
-                master: "main".into(),
-                sentinels
-            }
-        );
+        assert_eq!(sentinel.servers, RedisServers::Sentinel { master: "main".into(), sentinels });
         let cluster = redis("redis://a:1,b:2/1");
-        assert_eq!(
-            cluster.servers,
-            RedisServers::Cluster {
-                nodes: vec![("a".into(), 1), ("b".into(), 2)]
-            }
-        );
+        assert_eq!(cluster.servers, RedisServers::Cluster { nodes: vec![("a".into(), 1), ("b".into(), 2)] });
     }
 
     #[test]
     fn tls_takes_its_parameters() {
         let url = redis("rediss://h/1?tls-ca-cert-file=/ca.pem&insecure_skip_verify=1&tls-server-name=n&other=2");
         let tls = url.tls.clone().unwrap();
-        assert_eq!(
-            (tls.insecure, tls.ca_file, tls.server_name.as_deref()),
-            (true, Some("/ca.pem".into()), Some("n"))
-        );
+        assert_eq!((tls.insecure, tls.ca_file, tls.server_name.as_deref()), (true, Some("/ca.pem".into()), Some("n")));
         assert_eq!(url.params, [("other".to_owned(), "2".to_owned())]);
         assert!(why("rediss://h/1?tls-cert-file=c").contains("tls-key-file"));
     }
@@ -512,12 +438,7 @@ mod tests {
         let shown = format!("{url} {url:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert_eq!(url.to_string(), "redis://h:6379/1");
-        for bad in [
-            "redis://:hunter2@h:x/1",
-            "tikv://u:hunter2@h",
-            "redis://:hunt/hunter2@h",
-            ":hunter2@h:x",
-        ] {
+        for bad in ["redis://:hunter2@h:x/1", "tikv://u:hunter2@h", "redis://:hunt/hunter2@h", ":hunter2@h:x"] {
             assert!(!why(bad).contains("hunt"), "{}", why(bad));
         }
     }

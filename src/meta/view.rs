@@ -31,11 +31,7 @@ impl Piece {
         let cut = u32::try_from(pos - u64::from(self.pos)).expect("a cut lies inside the piece");
         Self {
             pos: self.pos + cut,
-            off: if self.id.is_hole() {
-                self.off
-            } else {
-                self.off.saturating_add(cut)
-            },
+            off: if self.id.is_hole() { self.off } else { self.off.saturating_add(cut) },
             len: self.len - cut,
             ..self
         }
@@ -75,11 +71,7 @@ fn overlay(pieces: &mut BTreeMap<u32, Piece>, slice: Slice) {
             pieces.insert(right.pos, right);
         }
     }
-    while let Some((&pos, &covered)) = pieces
-        .range(new.pos..)
-        .next()
-        .filter(|(pos, _)| u64::from(**pos) < new.end())
-    {
+    while let Some((&pos, &covered)) = pieces.range(new.pos..).next().filter(|(pos, _)| u64::from(**pos) < new.end()) {
         pieces.remove(&pos);
         if covered.end() > new.end() {
             let right = covered.from(new.end());
@@ -94,13 +86,7 @@ fn filled(pieces: impl Iterator<Item = Piece>) -> Vec<Piece> {
     let mut at = 0;
     for piece in pieces {
         if piece.pos > at {
-            out.push(Piece {
-                pos: at,
-                id: SliceId::HOLE,
-                size: 0,
-                off: 0,
-                len: piece.pos - at,
-            });
+            out.push(Piece { pos: at, id: SliceId::HOLE, size: 0, off: 0, len: piece.pos - at });
         }
         at = piece.pos + piece.len;
         out.push(piece);
@@ -115,23 +101,11 @@ mod tests {
     use super::*;
 
     fn slice(pos: u32, id: u64, size: u32, off: u32, len: u32) -> Slice {
-        Slice {
-            pos,
-            id: SliceId(id),
-            size,
-            off,
-            len,
-        }
+        Slice { pos, id: SliceId(id), size, off, len }
     }
 
     fn piece(pos: u32, id: u64, size: u32, off: u32, len: u32) -> Piece {
-        Piece {
-            pos,
-            id: SliceId(id),
-            size,
-            off,
-            len,
-        }
+        Piece { pos, id: SliceId(id), size, off, len }
     }
 
     #[test]
@@ -166,9 +140,8 @@ mod tests {
 
     #[test]
     fn fifty_thousand_records_are_viewed_in_no_time() {
-        let records: Vec<_> = (0..50_000)
-            .map(|n| slice((n * 7919) % 60_000_000, u64::from(n), 9000, 0, 9000))
-            .collect();
+        let records: Vec<_> =
+            (0..50_000).map(|n| slice((n * 7919) % 60_000_000, u64::from(n), 9000, 0, 9000)).collect();
         assert!(view(&records).len() > 1000);
     }
 

@@ -106,8 +106,5 @@ fn what_is_too_short_or_has_no_type_is_named() {
     let short = decode_attr(&"i12", &[0, 0x11, 0xa4, 0, 0]).unwrap_err();
     assert_eq!(short.to_string(), "corrupt record i12: it ends 2 bytes early");
     let odd = decode_slices(&"c3_0", &[0; 25]).unwrap_err();
-    assert_eq!(
-        odd.to_string(),
-        "corrupt record c3_0: 25 bytes, expected a multiple of 24"
-    );
+    assert_eq!(odd.to_string(), "corrupt record c3_0: 25 bytes, expected a multiple of 24");
 }

@@ -10,9 +10,7 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 pub(super) fn encode(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut out, GoFormatter(PrettyFormatter::with_indent(b"")));
-    value
-        .serialize(&mut serializer)
-        .expect("a Value has string keys and a Vec takes all bytes");
+    value.serialize(&mut serializer).expect("a Value has string keys and a Vec takes all bytes");
     out
 }
 

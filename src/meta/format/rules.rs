@@ -10,19 +10,11 @@ const MAX_SHARDS: u32 = 256;
 const MAX_TIER: u8 = 3;
 
 fn wrong(member: &'static str, value: impl ToString, why: impl Into<String>) -> Error {
-    Error::Format {
-        member,
-        value: value.to_string(),
-        why: why.into(),
-    }
+    Error::Format { member, value: value.to_string(), why: why.into() }
 }
 
 fn check(right: bool, member: &'static str, value: impl ToString, expected: &str) -> Result<()> {
-    if right {
-        Ok(())
-    } else {
-        Err(wrong(member, value, format!("expected {expected}")))
-    }
+    if right { Ok(()) } else { Err(wrong(member, value, format!("expected {expected}"))) }
 }
 
 impl Format {
@@ -47,85 +39,40 @@ impl Format {
     pub fn validate(&self) -> Result<()> {
         self.check_usable()?;
         let name = valid_name(&self.name);
-        check(
-            name,
-            "Name",
-            &self.name,
-            "3 to 63 of a-z, 0-9 and '-', no '-' at either end",
-        )?;
+        check(name, "Name", &self.name, "3 to 63 of a-z, 0-9 and '-', no '-' at either end")?;
         check(uuid::Uuid::try_parse(&self.uuid).is_ok(), "UUID", &self.uuid, "a UUID")?;
         self.validate_storage()?;
         self.validate_encryption()?;
-        check(
-            i64::try_from(self.capacity).is_ok(),
-            "Capacity",
-            self.capacity,
-            "bytes below 2^63",
-        )?;
-        check(
-            i64::try_from(self.inodes).is_ok(),
-            "Inodes",
-            self.inodes,
-            "a number below 2^63",
-        )?;
-        check(
-            self.trash_days <= 36_500,
-            "TrashDays",
-            self.trash_days,
-            "0 to 36500 days",
-        )?;
+        check(i64::try_from(self.capacity).is_ok(), "Capacity", self.capacity, "bytes below 2^63")?;
+        check(i64::try_from(self.inodes).is_ok(), "Inodes", self.inodes, "a number below 2^63")?;
+        check(self.trash_days <= 36_500, "TrashDays", self.trash_days, "0 to 36500 days")?;
         self.validate_versions()
     }
 
     fn validate_storage(&self) -> Result<()> {
-        check(
-            !self.storage.is_empty(),
-            "Storage",
-            "\"\"",
-            "a kind of object store such as s3 or file",
-        )?;
+        check(!self.storage.is_empty(), "Storage", "\"\"", "a kind of object store such as s3 or file")?;
         check(!self.bucket.is_empty(), "Bucket", "\"\"", "the URL of a bucket")?;
         if self.storage == "file" {
             let directory = self.bucket.starts_with('/') && self.bucket.ends_with('/');
-            check(
-                directory,
-                "Bucket",
-                &self.bucket,
-                "an absolute directory with a '/' at the end",
-            )?;
+            check(directory, "Bucket", &self.bucket, "an absolute directory with a '/' at the end")?;
         }
         check(self.shards <= MAX_SHARDS, "Shards", self.shards, "256 at most")?;
         if self.shards > 1 {
             let places = self.bucket.matches("%d").count();
-            check(
-                places == 1,
-                "Bucket",
-                &self.bucket,
-                "one %d for the number of the shard",
-            )?;
+            check(places == 1, "Bucket", &self.bucket, "one %d for the number of the shard")?;
         }
         let known = matches!(self.compression.as_str(), "" | "none" | "lz4" | "zstd");
         check(known, "Compression", &self.compression, "none, lz4 or zstd")?;
         for (key, tier) in &self.tiers {
             let right = *key <= MAX_TIER && tier.id == *key;
-            check(
-                right,
-                "Tiers",
-                format!("{key}: ID {}", tier.id),
-                "numbers from 0 to 3 and IDs equal to them",
-            )?;
+            check(right, "Tiers", format!("{key}: ID {}", tier.id), "numbers from 0 to 3 and IDs equal to them")?;
         }
         Ok(())
     }
 
     fn validate_encryption(&self) -> Result<()> {
         let known = matches!(self.encrypt_algo.as_str(), "" | "aes256gcm-rsa" | "chacha20-rsa");
-        check(
-            known,
-            "EncryptAlgo",
-            &self.encrypt_algo,
-            "aes256gcm-rsa or chacha20-rsa",
-        )?;
+        check(known, "EncryptAlgo", &self.encrypt_algo, "aes256gcm-rsa or chacha20-rsa")?;
         let is_pem = self.key_encrypted || self.encrypt_key.is_empty() || self.encrypt_key.contains("-----BEGIN ");
         check(is_pem, "EncryptKey", super::REMOVED, "the PEM text of a private key")
     }
@@ -135,12 +82,7 @@ impl Format {
         let (min, max) = self.client_versions()?;
         if let (Some(min), Some(max)) = (min, max) {
             let value = &self.max_client_version;
-            check(
-                min <= max,
-                "MaxClientVersion",
-                value,
-                "a version not below MinClientVersion",
-            )?;
+            check(min <= max, "MaxClientVersion", value, "a version not below MinClientVersion")?;
         }
         Ok(())
     }
@@ -148,12 +90,7 @@ impl Format {
     /// Refuses a Format that this metadata code does not understand; also for a reload.
     pub fn check_meta_version(&self) -> Result<()> {
         let understood = self.meta_version <= META_VERSION;
-        check(
-            understood,
-            "MetaVersion",
-            self.meta_version,
-            "1 at most: use a newer client",
-        )
+        check(understood, "MetaVersion", self.meta_version, "1 at most: use a newer client")
     }
 
     /// Refuses a client that is too old or too new for this volume: at mount, not on a reload (format.md §1.1).
@@ -185,14 +122,9 @@ impl Format {
                 return Ok(None);
             }
             let version = text.parse();
-            version
-                .map(Some)
-                .map_err(|why: ParseError| wrong(member, text, format!("expected {}", why.expected)))
+            version.map(Some).map_err(|why: ParseError| wrong(member, text, format!("expected {}", why.expected)))
         };
-        Ok((
-            read("MinClientVersion", &self.min_client_version)?,
-            read("MaxClientVersion", &self.max_client_version)?,
-        ))
+        Ok((read("MinClientVersion", &self.min_client_version)?, read("MaxClientVersion", &self.max_client_version)?))
     }
 
     /// Raises [`Format::min_client_version`] to what the features in use ask for; never lowers it.
@@ -225,11 +157,7 @@ impl Format {
             ("Compression", plain_compression(self), plain_compression(old)),
             ("Shards", self.shards.to_string(), old.shards.to_string()),
             ("HashPrefix", self.hash_prefix.to_string(), old.hash_prefix.to_string()),
-            (
-                "MetaVersion",
-                self.meta_version.to_string(),
-                old.meta_version.to_string(),
-            ),
+            ("MetaVersion", self.meta_version.to_string(), old.meta_version.to_string()),
         ];
         for (member, new, old) in fixed {
             if new != old {

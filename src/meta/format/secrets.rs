@@ -76,22 +76,14 @@ fn seal(cipher: &Aes128Gcm, secret: &str) -> String {
 }
 
 fn open(cipher: &Aes128Gcm, member: &'static str, stored: &str) -> Result<String> {
-    let wrong = |why: &str| Error::Format {
-        member,
-        value: REMOVED.to_owned(),
-        why: why.to_owned(),
-    };
+    let wrong = |why: &str| Error::Format { member, value: REMOVED.to_owned(), why: why.to_owned() };
     if stored.is_empty() {
         return Ok(String::new());
     }
     if stored == REMOVED {
-        return Err(wrong(
-            "the secret was removed from this copy of the Format, set it again",
-        ));
+        return Err(wrong("the secret was removed from this copy of the Format, set it again"));
     }
-    let bytes = STANDARD
-        .decode(stored)
-        .map_err(|_| wrong("the encrypted secret is no Base64"))?;
+    let bytes = STANDARD.decode(stored).map_err(|_| wrong("the encrypted secret is no Base64"))?;
     let Some((nonce, sealed)) = bytes.split_at_checked(NONCE_BYTES) else {
         return Err(wrong("the encrypted secret is too short"));
     };

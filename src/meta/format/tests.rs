@@ -26,10 +26,7 @@ fn with(members: serde_json::Value) -> Result<Format> {
 fn what_the_go_client_wrote_is_written_the_same() {
     for stored in [FULL, PLAIN] {
         let format = Format::parse(stored).unwrap();
-        assert_eq!(
-            String::from_utf8(format.encode()).unwrap(),
-            String::from_utf8_lossy(stored)
-        );
+        assert_eq!(String::from_utf8(format.encode()).unwrap(), String::from_utf8_lossy(stored));
     }
 }
 
@@ -51,14 +48,8 @@ fn every_member_is_read() {
     assert_eq!((format.capacity, format.inodes), (10 << 30, 1000));
     assert_eq!((format.upload_limit, format.download_limit), (100, 200));
     assert_eq!(format.upload_bytes_per_second(), 12_500_000);
-    assert_eq!(
-        (format.hash_prefix, format.enable_acl, format.user_group_quota),
-        (true, true, true)
-    );
-    assert_eq!(
-        (format.tiers[&1].storage_class.as_str(), format.tiers[&1].tag.as_str()),
-        ("GLACIER", "a=b")
-    );
+    assert_eq!((format.hash_prefix, format.enable_acl, format.user_group_quota), (true, true, true));
+    assert_eq!((format.tiers[&1].storage_class.as_str(), format.tiers[&1].tag.as_str()), ("GLACIER", "a=b"));
     assert_eq!((format.change_log, format.change_log_max_age), (true, 7200));
     assert_eq!(format.default_storage_class(), "STANDARD_IA");
     format.validate().unwrap();
@@ -69,10 +60,7 @@ fn unknown_members_are_kept_in_order_also_in_tiers() {
     let tiers = serde_json::json!({"0": {"ID": 0, "StorageClass": "", "Tag": "", "Later": [1, {}]}});
     let format = with(serde_json::json!({"Zeta": {"b": 1, "a": [true]}, "Alpha": null, "Tiers": tiers})).unwrap();
     let text = String::from_utf8(format.encode()).unwrap();
-    assert!(
-        text.ends_with("\"Zeta\": {\n\"b\": 1,\n\"a\": [\ntrue\n]\n},\n\"Alpha\": null\n}"),
-        "{text}"
-    );
+    assert!(text.ends_with("\"Zeta\": {\n\"b\": 1,\n\"a\": [\ntrue\n]\n},\n\"Alpha\": null\n}"), "{text}");
     assert!(text.contains("\"Tag\": \"\",\n\"Later\": [\n1,\n{}\n]\n"), "{text}");
     assert_eq!(Format::parse(&format.encode()).unwrap(), format);
 }
@@ -87,39 +75,18 @@ fn missing_tiers_follow_from_the_storage_class() {
 #[test]
 fn a_member_of_the_wrong_type_is_named() {
     for (members, text) in [
-        (
-            serde_json::json!({"TrashDays": -1}),
-            "Format member TrashDays: -1: expected a whole number from 0",
-        ),
-        (
-            serde_json::json!({"DirStats": "yes"}),
-            "Format member DirStats: \"yes\": expected true or false",
-        ),
-        (
-            serde_json::json!({"Tiers": {"x": {}}}),
-            "Format member Tiers: {\"x\":{}}: expected tiers such as",
-        ),
-        (
-            serde_json::json!({"UUID": ""}),
-            "Format member UUID: \"\": expected the UUID",
-        ),
-        (
-            serde_json::json!({"BlockSize": 100}),
-            "Format member BlockSize: 100: expected KiB, a power of two",
-        ),
-        (
-            serde_json::json!({"SecretKey": 5}),
-            "Format member SecretKey: removed: expected a text",
-        ),
+        (serde_json::json!({"TrashDays": -1}), "Format member TrashDays: -1: expected a whole number from 0"),
+        (serde_json::json!({"DirStats": "yes"}), "Format member DirStats: \"yes\": expected true or false"),
+        (serde_json::json!({"Tiers": {"x": {}}}), "Format member Tiers: {\"x\":{}}: expected tiers such as"),
+        (serde_json::json!({"UUID": ""}), "Format member UUID: \"\": expected the UUID"),
+        (serde_json::json!({"BlockSize": 100}), "Format member BlockSize: 100: expected KiB, a power of two"),
+        (serde_json::json!({"SecretKey": 5}), "Format member SecretKey: removed: expected a text"),
     ] {
         let error = with(members).unwrap_err().to_string();
         assert!(error.starts_with(text), "{error}");
     }
     for json in ["", "[]", "{\"Name\":", "7"] {
-        assert!(
-            matches!(Format::parse(json.as_bytes()), Err(Error::Corrupt { .. })),
-            "{json}"
-        );
+        assert!(matches!(Format::parse(json.as_bytes()), Err(Error::Corrupt { .. })), "{json}");
     }
 }
 
@@ -132,32 +99,14 @@ fn validation_names_member_value_and_what_is_right() {
         (|f| f.name = "a".repeat(64), "Name: aaa"),
         (|f| f.uuid = "no".into(), "UUID: no: expected a UUID"),
         (|f| f.block_size = 32, "BlockSize: 32: expected KiB"),
-        (
-            |f| f.compression = "gzip".into(),
-            "Compression: gzip: expected none, lz4 or zstd",
-        ),
+        (|f| f.compression = "gzip".into(), "Compression: gzip: expected none, lz4 or zstd"),
         (|f| f.shards = 300, "Shards: 300: expected 256 at most"),
         (|f| f.shards = 2, "Bucket: /var/data/: expected one %d"),
-        (
-            |f| f.bucket = "data".into(),
-            "Bucket: data: expected an absolute directory",
-        ),
-        (
-            |f| f.encrypt_algo = "rot13".into(),
-            "EncryptAlgo: rot13: expected aes256gcm-rsa",
-        ),
-        (
-            |f| f.encrypt_key = "hunter2".into(),
-            "EncryptKey: removed: expected the PEM",
-        ),
-        (
-            |f| f.capacity = u64::MAX,
-            "Capacity: 18446744073709551615: expected bytes",
-        ),
-        (
-            |f| f.max_client_version = "1.0".into(),
-            "MaxClientVersion: 1.0: expected a version not below",
-        ),
+        (|f| f.bucket = "data".into(), "Bucket: data: expected an absolute directory"),
+        (|f| f.encrypt_algo = "rot13".into(), "EncryptAlgo: rot13: expected aes256gcm-rsa"),
+        (|f| f.encrypt_key = "hunter2".into(), "EncryptKey: removed: expected the PEM"),
+        (|f| f.capacity = u64::MAX, "Capacity: 18446744073709551615: expected bytes"),
+        (|f| f.max_client_version = "1.0".into(), "MaxClientVersion: 1.0: expected a version not below"),
         (|f| f.meta_version = 2, "MetaVersion: 2: expected 1 at most"),
     ];
     for (change, text) in cases {
@@ -178,13 +127,9 @@ fn block_sizes_become_powers_of_two_in_range() {
 #[test]
 fn versions_compare_as_the_format_says() {
     let version = |text: &str| text.parse::<Version>().unwrap();
-    for (older, newer) in [
-        ("1.1.0-A", "1.1.0"),
-        ("1.1.0", "1.2.0-A"),
-        ("1.4.0-A", "1.4.0-beta1"),
-        ("1.9.0", "1.10.0"),
-        ("1.4", "1.4.1"),
-    ] {
+    for (older, newer) in
+        [("1.1.0-A", "1.1.0"), ("1.1.0", "1.2.0-A"), ("1.4.0-A", "1.4.0-beta1"), ("1.9.0", "1.10.0"), ("1.4", "1.4.1")]
+    {
         assert!(version(older) < version(newer), "{older} < {newer}");
     }
     assert_eq!(version("1.4.2+2026-10-26.abc"), version("1.4.2"));
@@ -199,23 +144,11 @@ fn clients_outside_of_the_range_are_refused() {
     format.check_version("1.4.0").unwrap();
     format.check_version("2.0.0").unwrap();
     let old = format.check_version("1.3.9").unwrap_err().to_string();
-    assert!(
-        old.contains("MinClientVersion: 1.4.0-A") && old.contains("1.3.9"),
-        "{old}"
-    );
+    assert!(old.contains("MinClientVersion: 1.4.0-A") && old.contains("1.3.9"), "{old}");
     let new = format.check_version("2.0.1").unwrap_err().to_string();
-    assert!(
-        new.contains("MaxClientVersion: 2.0") && new.contains("too new"),
-        "{new}"
-    );
+    assert!(new.contains("MaxClientVersion: 2.0") && new.contains("too new"), "{new}");
     let later = with(serde_json::json!({"MetaVersion": 2})).unwrap();
-    assert!(
-        later
-            .check_version("1.4.0")
-            .unwrap_err()
-            .to_string()
-            .contains("MetaVersion: 2")
-    );
+    assert!(later.check_version("1.4.0").unwrap_err().to_string().contains("MetaVersion: 2"));
 }
 
 #[test]
@@ -237,17 +170,11 @@ fn features_raise_the_oldest_client() {
 fn secrets_of_the_go_client_decrypt() {
     let mut format = full();
     format.decrypt_secrets().unwrap();
-    assert_eq!(
-        (format.secret_key.as_str(), format.session_token.as_str()),
-        ("se<c>r&et", "tok")
-    );
+    assert_eq!((format.secret_key.as_str(), format.session_token.as_str()), ("se<c>r&et", "tok"));
     assert!(!format.key_encrypted && format.encrypt_key.is_empty());
     let mut again = format.clone();
     again.encrypt_secrets().unwrap();
-    assert!(
-        again.key_encrypted && again.secret_key != full().secret_key,
-        "each nonce is fresh"
-    );
+    assert!(again.key_encrypted && again.secret_key != full().secret_key, "each nonce is fresh");
     again.decrypt_secrets().unwrap();
     assert_eq!(again, format);
 }
@@ -262,32 +189,15 @@ fn without_secrets_nothing_is_encrypted() {
 #[test]
 fn lost_or_foreign_secrets_are_named_and_leave_the_format_as_it_was() {
     let mut lost = full().redacted();
-    assert!(
-        lost.decrypt_secrets()
-            .unwrap_err()
-            .to_string()
-            .contains("SecretKey: removed: the secret was removed")
-    );
+    assert!(lost.decrypt_secrets().unwrap_err().to_string().contains("SecretKey: removed: the secret was removed"));
     let mut foreign = full();
     foreign.uuid = plain().uuid;
     let before = foreign.clone();
-    assert!(
-        foreign
-            .decrypt_secrets()
-            .unwrap_err()
-            .to_string()
-            .contains("does not decrypt")
-    );
+    assert!(foreign.decrypt_secrets().unwrap_err().to_string().contains("does not decrypt"));
     assert_eq!(foreign, before);
     foreign.session_token = "tok".into();
     foreign.secret_key = String::new();
-    assert!(
-        foreign
-            .decrypt_secrets()
-            .unwrap_err()
-            .to_string()
-            .contains("SessionToken")
-    );
+    assert!(foreign.decrypt_secrets().unwrap_err().to_string().contains("SessionToken"));
 }
 
 #[test]
@@ -296,25 +206,16 @@ fn no_secret_is_printed() {
     format.decrypt_secrets().unwrap();
     let shown = format!("{format:?}");
     assert!(!shown.contains("se<c>r&et") && !shown.contains("tok\""), "{shown}");
-    assert!(
-        shown.contains("\"SecretKey\":\"removed\"") && !shown.contains("EncryptKey"),
-        "{shown}"
-    );
+    assert!(shown.contains("\"SecretKey\":\"removed\"") && !shown.contains("EncryptKey"), "{shown}");
 }
 
 #[test]
 fn what_the_data_depends_on_cannot_change() {
     type Change = fn(&mut Format);
     let cases: [(Change, &str); 7] = [
-        (
-            |f| f.name = "other".into(),
-            "Name: other: cannot be changed, it is fullvol",
-        ),
+        (|f| f.name = "other".into(), "Name: other: cannot be changed, it is fullvol"),
         (|f| f.block_size = 64, "BlockSize: 64: cannot be changed, it is 512"),
-        (
-            |f| f.compression = String::new(),
-            "Compression: none: cannot be changed, it is lz4",
-        ),
+        (|f| f.compression = String::new(), "Compression: none: cannot be changed, it is lz4"),
         (|f| f.shards = 2, "Shards: 2: cannot"),
         (|f| f.hash_prefix = false, "HashPrefix: false: cannot"),
         (|f| f.meta_version = 0, "MetaVersion: 0: cannot"),

@@ -16,10 +16,7 @@ impl FromStr for Version {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let wrong = || ParseError {
-            value: text.to_owned(),
-            expected: "a version such as 1.4.0 or 1.4.0-beta1",
-        };
+        let wrong = || ParseError { value: text.to_owned(), expected: "a version such as 1.4.0 or 1.4.0-beta1" };
         let version = text.split_once('+').map_or(text, |(version, _build)| version);
         let (release, pre) = version.split_once('-').unwrap_or((version, ""));
         let parts: Vec<_> = release.split('.').collect();
@@ -30,10 +27,7 @@ impl FromStr for Version {
         for (number, part) in numbers.iter_mut().zip(parts) {
             *number = part.parse().map_err(|_not_a_number| wrong())?;
         }
-        Ok(Self {
-            numbers,
-            pre: pre.to_owned(),
-        })
+        Ok(Self { numbers, pre: pre.to_owned() })
     }
 }
 
@@ -41,10 +35,7 @@ impl Ord for Version {
     fn cmp(&self, other: &Self) -> Ordering {
         // A release is newer than any of its pre-releases.
         let rank = |version: &Self| version.pre.is_empty();
-        self.numbers
-            .cmp(&other.numbers)
-            .then(rank(self).cmp(&rank(other)))
-            .then_with(|| self.pre.cmp(&other.pre))
+        self.numbers.cmp(&other.numbers).then(rank(self).cmp(&rank(other))).then_with(|| self.pre.cmp(&other.pre))
     }
 }
 

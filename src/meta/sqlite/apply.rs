@@ -95,19 +95,16 @@ fn apply_usage(to: &Rows<'_>, write: &Write) -> Option<Done> {
 fn apply_removal(to: &Rows<'_>, write: &Write) -> Done {
     match write {
         Write::DelAttr(ino) => to.exec("DELETE FROM jfs_node WHERE inode = ?1", params![id(*ino)]),
-        Write::DelEntry(dir, name) => to.exec(
-            "DELETE FROM jfs_edge WHERE parent = ?1 AND name = ?2",
-            params![id(*dir), name.as_bytes()],
-        ),
-        Write::DelChunk(ino, index) => to.exec(
-            "DELETE FROM jfs_chunk WHERE inode = ?1 AND indx = ?2",
-            params![id(*ino), index],
-        ),
+        Write::DelEntry(dir, name) => {
+            to.exec("DELETE FROM jfs_edge WHERE parent = ?1 AND name = ?2", params![id(*dir), name.as_bytes()])
+        }
+        Write::DelChunk(ino, index) => {
+            to.exec("DELETE FROM jfs_chunk WHERE inode = ?1 AND indx = ?2", params![id(*ino), index])
+        }
         Write::DelSymlink(ino) => to.exec("DELETE FROM jfs_symlink WHERE inode = ?1", params![id(*ino)]),
-        Write::DelXattr(ino, name) => to.exec(
-            "DELETE FROM jfs_xattr WHERE inode = ?1 AND name = ?2",
-            params![id(*ino), Text(name.as_bytes())],
-        ),
+        Write::DelXattr(ino, name) => {
+            to.exec("DELETE FROM jfs_xattr WHERE inode = ?1 AND name = ?2", params![id(*ino), Text(name.as_bytes())])
+        }
         Write::DelXattrs(ino) => to.exec("DELETE FROM jfs_xattr WHERE inode = ?1", params![id(*ino)]),
         Write::DelDirStat(dir) => to.exec("DELETE FROM jfs_dir_stats WHERE inode = ?1", params![id(*dir)]),
         Write::DelDirQuota(dir) => to.exec("DELETE FROM jfs_dir_quota WHERE inode = ?1", params![id(*dir)]),
@@ -115,18 +112,15 @@ fn apply_removal(to: &Rows<'_>, write: &Write) -> Done {
             "DELETE FROM jfs_chunk_ref WHERE chunkid = ?1 AND size = ?2 AND refs <= 0",
             params![slice_id(*slice), size],
         ),
-        Write::DelSustained(sid, ino) => to.exec(
-            "DELETE FROM jfs_sustained WHERE sid = ?1 AND inode = ?2",
-            params![session_id(*sid), id(*ino)],
-        ),
-        Write::DelDeleted(ino, length) => to.exec(
-            "DELETE FROM jfs_delfile WHERE inode = ?1 AND length = ?2",
-            params![id(*ino), length.cast_signed()],
-        ),
-        Write::DelDelayedSlices(new, since) => to.exec(
-            "DELETE FROM jfs_delslices WHERE chunkid = ?1 AND deleted = ?2",
-            params![slice_id(*new), since],
-        ),
+        Write::DelSustained(sid, ino) => {
+            to.exec("DELETE FROM jfs_sustained WHERE sid = ?1 AND inode = ?2", params![session_id(*sid), id(*ino)])
+        }
+        Write::DelDeleted(ino, length) => {
+            to.exec("DELETE FROM jfs_delfile WHERE inode = ?1 AND length = ?2", params![id(*ino), length.cast_signed()])
+        }
+        Write::DelDelayedSlices(new, since) => {
+            to.exec("DELETE FROM jfs_delslices WHERE chunkid = ?1 AND deleted = ?2", params![slice_id(*new), since])
+        }
         Write::DelSession(sid) => to.exec("DELETE FROM jfs_session2 WHERE sid = ?1", params![session_id(*sid)]),
         other => unreachable!("{other:?} is applied above"),
     }
@@ -242,10 +236,7 @@ impl Rows<'_> {
     }
 
     fn set_counter(&self, name: &str, value: i64) -> Done {
-        self.exec(
-            "INSERT OR REPLACE INTO jfs_counter (name, value) VALUES (?1, ?2)",
-            params![name, value],
-        )
+        self.exec("INSERT OR REPLACE INTO jfs_counter (name, value) VALUES (?1, ?2)", params![name, value])
     }
 }
 

@@ -51,19 +51,16 @@ impl Fault {
         };
         let (engine, why) = (engine.to_owned(), error.to_string());
         match (code, error) {
-            (_, rusqlite::Error::InvalidColumnType(_, column, found)) => Error::Corrupt {
-                key: format!("column {column}"),
-                why: format!("unexpected {found}"),
-            },
-            _ if busy => Error::Unavailable {
-                engine,
-                why: "other processes kept the file locked".to_owned(),
-            },
+            (_, rusqlite::Error::InvalidColumnType(_, column, found)) => {
+                Error::Corrupt { key: format!("column {column}"), why: format!("unexpected {found}") }
+            }
+            _ if busy => Error::Unavailable { engine, why: "other processes kept the file locked".to_owned() },
             _ if why.contains("no such table") => Error::NotFormatted { engine },
             (Some(ErrorCode::DiskFull), _) => Error::EngineFull { engine, why },
-            (Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied), _) => {
-                Error::Denied { engine, why }
-            }
+            (
+                Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied),
+                _,
+            ) => Error::Denied { engine, why },
             _ => Error::Engine { engine, why },
         }
     }
@@ -81,10 +78,7 @@ impl Patience {
     const LONGEST: Duration = Duration::from_millis(4);
 
     pub(super) fn new(wait_for: Duration) -> Self {
-        Self {
-            until: Instant::now() + wait_for,
-            next: Self::FIRST,
-        }
+        Self { until: Instant::now() + wait_for, next: Self::FIRST }
     }
 
     /// How long to wait before the next attempt, `None` when it is time to give up.

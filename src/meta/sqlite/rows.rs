@@ -49,20 +49,19 @@ pub(super) fn read(connection: &Connection, key: &Key) -> Result<Option<Record>,
         ),
         Key::AnyEntry(dir) => one.present("SELECT 1 FROM jfs_edge WHERE parent = ?1 LIMIT 1", params![id(*dir)]),
         Key::Parents(ino) => parents(connection, *ino),
-        Key::Chunk(ino, index) => one.get(
-            "SELECT slices FROM jfs_chunk WHERE inode = ?1 AND indx = ?2",
-            params![id(*ino), index],
-            |row| Ok(Record::Slices(codec::decode_slices(&Shown(key), blob(row, 0, key)?)?)),
-        ),
+        Key::Chunk(ino, index) => {
+            one.get("SELECT slices FROM jfs_chunk WHERE inode = ?1 AND indx = ?2", params![id(*ino), index], |row| {
+                Ok(Record::Slices(codec::decode_slices(&Shown(key), blob(row, 0, key)?)?))
+            })
+        }
         Key::Symlink(ino) => one.bytes("SELECT target FROM jfs_symlink WHERE inode = ?1", params![id(*ino)]),
         Key::Xattr(ino, name) => one.bytes(
             "SELECT value FROM jfs_xattr WHERE inode = ?1 AND name = ?2",
             params![id(*ino), Text(name.as_bytes())],
         ),
-        Key::Counter(counter) => one.number(
-            "SELECT value FROM jfs_counter WHERE name = ?1",
-            params![counter_name(*counter)],
-        ),
+        Key::Counter(counter) => {
+            one.number("SELECT value FROM jfs_counter WHERE name = ?1", params![counter_name(*counter)])
+        }
         Key::DirStat(dir) => one.get(
             "SELECT data_length, used_space, used_inodes FROM jfs_dir_stats WHERE inode = ?1",
             params![id(*dir)],
@@ -73,14 +72,10 @@ pub(super) fn read(connection: &Connection, key: &Key) -> Result<Option<Record>,
             params![id(*dir)],
             |row| quota(row, 0, key).map(Record::Quota),
         ),
-        Key::SliceRef(slice, size) => one.number(
-            "SELECT refs FROM jfs_chunk_ref WHERE chunkid = ?1 AND size = ?2",
-            params![slice_id(*slice), size],
-        ),
-        Key::Sustained(sid, ino) => one.present(
-            "SELECT 1 FROM jfs_sustained WHERE sid = ?1 AND inode = ?2",
-            params![session_id(*sid), id(*ino)],
-        ),
+        Key::SliceRef(slice, size) => one
+            .number("SELECT refs FROM jfs_chunk_ref WHERE chunkid = ?1 AND size = ?2", params![slice_id(*slice), size]),
+        Key::Sustained(sid, ino) => one
+            .present("SELECT 1 FROM jfs_sustained WHERE sid = ?1 AND inode = ?2", params![session_id(*sid), id(*ino)]),
         Key::Deleted(ino, length) => one.present(
             "SELECT 1 FROM jfs_delfile WHERE inode = ?1 AND length = ?2",
             params![id(*ino), length.cast_signed()],
@@ -98,21 +93,14 @@ struct One<'a> {
 type Found = Result<Option<Record>, Fault>;
 
 impl One<'_> {
-    fn get(
-        &self,
-        sql: &str,
-        params: &[&dyn ToSql],
-        decode: impl FnOnce(&Row<'_>) -> Result<Record, Fault>,
-    ) -> Found {
+    fn get(&self, sql: &str, params: &[&dyn ToSql], decode: impl FnOnce(&Row<'_>) -> Result<Record, Fault>) -> Found {
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query(params)?;
         rows.next()?.map(decode).transpose()
     }
 
     fn bytes(&self, sql: &str, params: &[&dyn ToSql]) -> Found {
-        self.get(sql, params, |row| {
-            Ok(Record::Bytes(Bytes::copy_from_slice(blob(row, 0, self.key)?)))
-        })
+        self.get(sql, params, |row| Ok(Record::Bytes(Bytes::copy_from_slice(blob(row, 0, self.key)?))))
     }
 
     fn number(&self, sql: &str, params: &[&dyn ToSql]) -> Found {
@@ -138,7 +126,11 @@ fn parents(connection: &Connection, ino: Ino) -> Found {
 }
 
 /// An entry and its attributes in one statement.
-pub(super) fn lookup(connection: &Connection, parent: Ino, name: &Name) -> Result<Option<(Entry, Option<Attr>)>, Fault> {
+pub(super) fn lookup(
+    connection: &Connection,
+    parent: Ino,
+    name: &Name,
+) -> Result<Option<(Entry, Option<Attr>)>, Fault> {
     let mut statement = connection.prepare_cached(concat!(
         "SELECT e.type, e.inode, ",
         node_columns!(),
@@ -194,10 +186,7 @@ fn time(row: &Row<'_>, at: usize, key: &dyn Display) -> Result<Timestamp, Fault>
     let micros: i64 = number(row, at, key)?;
     let rest: u16 = number(row, at + 1, key)?;
     let nanos = u32::try_from(micros.rem_euclid(1_000_000)).expect("a remainder below 10^6") * 1000;
-    Ok(Timestamp {
-        secs: micros.div_euclid(1_000_000),
-        nanos: nanos + u32::from(rest % 1000),
-    })
+    Ok(Timestamp { secs: micros.div_euclid(1_000_000), nanos: nanos + u32::from(rest % 1000) })
 }
 
 fn entry(row: &Row<'_>, key: &Key) -> Result<Entry, Fault> {
@@ -206,10 +195,7 @@ fn entry(row: &Row<'_>, key: &Key) -> Result<Entry, Fault> {
 
 /// Type and inode from column `at` on.
 pub(super) fn entry_at(row: &Row<'_>, at: usize, key: &dyn Display) -> Result<Entry, Fault> {
-    Ok(Entry {
-        kind: codec::node_type(key, number(row, at, key)?)?,
-        ino: Ino(number(row, at + 1, key)?),
-    })
+    Ok(Entry { kind: codec::node_type(key, number(row, at, key)?)?, ino: Ino(number(row, at + 1, key)?) })
 }
 
 fn dir_stat(row: &Row<'_>, key: &Key) -> Result<DirStat, Fault> {

@@ -51,9 +51,7 @@ pub(super) fn entries(
         "SELECT type, inode, name FROM jfs_edge WHERE parent = ?1 AND name > ?2 ORDER BY name LIMIT ?3"
     };
     let limit = limit.max(1);
-    let items = all(connection, sql, params![id(dir), from.0, sql_limit(limit)], |row| {
-        listed(row, dir, with_attrs)
-    })?;
+    let items = all(connection, sql, params![id(dir), from.0, sql_limit(limit)], |row| listed(row, dir, with_attrs))?;
     let last = items.last().filter(|_| items.len() >= limit);
     let next = last.map(|last| Cursor(last.name.as_bytes().to_vec()));
     Ok(Page { items, next })
@@ -70,12 +68,9 @@ fn listed(row: &Row<'_>, dir: Ino, with_attrs: bool) -> Result<Listed, Fault> {
 }
 
 pub(super) fn xattrs(connection: &Connection, ino: Ino) -> Result<Vec<Name>, Fault> {
-    all(
-        connection,
-        "SELECT name FROM jfs_xattr WHERE inode = ?1",
-        params![id(ino)],
-        |row| Ok(Name::stored(Bytes::copy_from_slice(blob(row, 0, &Key::Attr(ino))?))),
-    )
+    all(connection, "SELECT name FROM jfs_xattr WHERE inode = ?1", params![id(ino)], |row| {
+        Ok(Name::stored(Bytes::copy_from_slice(blob(row, 0, &Key::Attr(ino))?)))
+    })
 }
 
 pub(super) fn chunks(connection: &Connection, ino: Ino, range: &Range<u32>) -> Result<Vec<u32>, Fault> {
@@ -99,12 +94,9 @@ pub(super) fn sessions(connection: &Connection) -> Result<Vec<SessionRecord>, Fa
 }
 
 pub(super) fn sustained(connection: &Connection, sid: SessionId) -> Result<Vec<Ino>, Fault> {
-    all(
-        connection,
-        "SELECT inode FROM jfs_sustained WHERE sid = ?1",
-        params![session_id(sid)],
-        |row| number(row, 0, &Shown(&Key::Session(sid))).map(Ino),
-    )
+    all(connection, "SELECT inode FROM jfs_sustained WHERE sid = ?1", params![session_id(sid)], |row| {
+        number(row, 0, &Shown(&Key::Session(sid))).map(Ino)
+    })
 }
 
 pub(super) fn deleted(connection: &Connection, before: i64, limit: usize) -> Result<Vec<(Ino, u64)>, Fault> {
@@ -117,28 +109,20 @@ pub(super) fn deleted(connection: &Connection, before: i64, limit: usize) -> Res
 }
 
 pub(super) fn unreferenced(connection: &Connection) -> Result<Vec<(SliceId, u32)>, Fault> {
-    all(
-        connection,
-        "SELECT chunkid, size FROM jfs_chunk_ref WHERE refs <= 0",
-        params![],
-        |row| Ok((SliceId(number(row, 0, &"a slice")?), number(row, 1, &"a slice")?)),
-    )
+    all(connection, "SELECT chunkid, size FROM jfs_chunk_ref WHERE refs <= 0", params![], |row| {
+        Ok((SliceId(number(row, 0, &"a slice")?), number(row, 1, &"a slice")?))
+    })
 }
 
 type Delayed = (SliceId, i64, Vec<(SliceId, u32)>);
 
 pub(super) fn delayed(connection: &Connection, before: i64) -> Result<Vec<Delayed>, Fault> {
-    all(
-        connection,
-        "SELECT chunkid, deleted, slices FROM jfs_delslices WHERE deleted < ?1",
-        params![before],
-        |row| {
-            let new: u64 = number(row, 0, &"delayed slices")?;
-            let key = format_args!("slices replaced by {new}");
-            let old = row.get_ref(2)?.as_bytes().map_err(|_| codec::corrupt(&key, "no bytes"))?;
-            Ok((SliceId(new), number(row, 1, &key)?, codec::decode_delayed(&key, old)?))
-        },
-    )
+    all(connection, "SELECT chunkid, deleted, slices FROM jfs_delslices WHERE deleted < ?1", params![before], |row| {
+        let new: u64 = number(row, 0, &"delayed slices")?;
+        let key = format_args!("slices replaced by {new}");
+        let old = row.get_ref(2)?.as_bytes().map_err(|_| codec::corrupt(&key, "no bytes"))?;
+        Ok((SliceId(new), number(row, 1, &key)?, codec::decode_delayed(&key, old)?))
+    })
 }
 
 pub(super) fn quotas(connection: &Connection) -> Result<Vec<(Ino, Quota)>, Fault> {

@@ -44,10 +44,7 @@ pub(super) fn open_file(place: &Place, create: bool, wait_for: Duration) -> Resu
 
 /// SQLite only says "unable to open database file".
 fn check_path(place: &Place, create: bool) -> Result<()> {
-    let wrong = |why: &str| Error::Address {
-        address: place.describe(),
-        why: why.to_owned(),
-    };
+    let wrong = |why: &str| Error::Address { address: place.describe(), why: why.to_owned() };
     let directory = match place.path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => ".".as_ref(),
@@ -60,10 +57,9 @@ fn check_path(place: &Place, create: bool) -> Result<()> {
             (true, false) => Err(wrong("the directory of the file does not exist")),
             (false, _) => Err(wrong("no such file")),
         },
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Error::Denied {
-            engine: place.describe(),
-            why: error.to_string(),
-        }),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(Error::Denied { engine: place.describe(), why: error.to_string() })
+        }
         Err(error) => Err(wrong(&error.to_string())),
     }
 }

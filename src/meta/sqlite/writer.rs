@@ -47,16 +47,9 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(connection: Connection, retry_for: Duration) -> Result<Self, Error> {
         let (orders, waiting) = mpsc::channel();
-        let thread = WriterThread {
-            connection,
-            retry_for,
-            syncing: false,
-            unsynced: true,
-            seen: 0,
-        };
-        let spawned = std::thread::Builder::new()
-            .name("sqlite-writer".to_owned())
-            .spawn(move || thread.serve(&waiting));
+        let thread = WriterThread { connection, retry_for, syncing: false, unsynced: true, seen: 0 };
+        let spawned =
+            std::thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || thread.serve(&waiting));
         spawned.map_err(|error| gone(&error.to_string()))?;
         Ok(Self { orders })
     }
@@ -65,12 +58,7 @@ impl Writer {
     pub(super) async fn submit(&self, durable: bool, work: Work) -> Answer {
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
-        let order = Order {
-            work,
-            durable,
-            since,
-            reply,
-        };
+        let order = Order { work, durable, since, reply };
         if self.orders.send(order).is_err() {
             return Err(Fault::Meta(gone("it has ended")));
         }
@@ -79,10 +67,7 @@ impl Writer {
 }
 
 fn gone(why: &str) -> Error {
-    Error::Engine {
-        engine: "SQLite writer".to_owned(),
-        why: why.to_owned(),
-    }
+    Error::Engine { engine: "SQLite writer".to_owned(), why: why.to_owned() }
 }
 
 struct WriterThread {
@@ -129,10 +114,8 @@ impl WriterThread {
         self.set_syncing(durable)?;
         self.begin(batch)?;
         let before = self.connection.total_changes();
-        let answers = batch
-            .iter_mut()
-            .map(|order| run(&self.connection, &mut order.work))
-            .collect::<Result<Vec<_>, _>>()?;
+        let answers =
+            batch.iter_mut().map(|order| run(&self.connection, &mut order.work)).collect::<Result<Vec<_>, _>>()?;
         self.unsynced |= self.connection.total_changes() != before;
         if durable {
             self.force_sync()?;
@@ -145,8 +128,7 @@ impl WriterThread {
     /// SQLite allows this outside of a transaction only.
     fn set_syncing(&mut self, syncing: bool) -> Result<(), Fault> {
         if self.syncing != syncing {
-            self.connection
-                .pragma_update(None, "synchronous", if syncing { "FULL" } else { "NORMAL" })?;
+            self.connection.pragma_update(None, "synchronous", if syncing { "FULL" } else { "NORMAL" })?;
             self.syncing = syncing;
         }
         Ok(())
