@@ -14,9 +14,11 @@ mod golden;
 pub mod memory;
 pub mod ops;
 pub mod records;
+pub mod redis;
 pub mod sqlite;
 pub mod store;
 pub mod url;
 pub mod view;
 
 pub use error::{Error, Result};
+pub use ops::Meta;

@@ -1,0 +1,208 @@
+//! [`RedisStore`]: metadata in Redis with the Go client's keys (format.md §2), on a standalone server of version 5 or
+//! later, by TCP, TLS or a Unix socket.
+//!
+//! * One connection carries all operations at the same time; it is made anew when it is lost ([`link`]).
+//! * A transaction is optimistic without WATCH: one Lua script compares every record that was read and applies every
+//!   write. With the reads remembered ([`seeds`]) a transaction costs one round trip ([`run`]).
+//! * A lost reply is no lost or doubled transaction: each commit leaves a token ([`tokens`]).
+//!
+//! The volume has its database number for its own, but other keys in it are left alone. How much survives a power
+//! failure is the server's configuration (`appendonly`, `appendfsync`); [`Store::sync`] cannot add to it.
+
+mod fault;
+mod keys;
+mod link;
+mod run;
+mod scan;
+mod script;
+mod seeds;
+mod tokens;
+mod writes;
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use stead_base::{Ino, SessionId, SliceId};
+use tokio::time::Instant;
+
+use crate::error::Result;
+use crate::records::{Attr, Counter, Entry, Job, Key, Name, Quota, Record};
+use crate::store::{Body, Cursor, Listed, Outcome, Page, SessionRecord, Store, TxOptions};
+use crate::url::{ConnectOptions, RedisUrl};
+
+use keys::Keys;
+use link::Link;
+use seeds::Seeds;
+use tokens::Tokens;
+
+/// Metadata in Redis.
+#[derive(Debug)]
+pub struct RedisStore {
+    link: Link,
+    keys: Keys,
+    seeds: Seeds,
+    tokens: Tokens,
+}
+
+impl RedisStore {
+    /// Connects; warns in the log if the server's configuration endangers the volume.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) when nobody answers within the connect timeout,
+    /// [`Error::Denied`](crate::Error::Denied) for a wrong user or password,
+    /// [`Error::Address`](crate::Error::Address) for a database that the server does not have,
+    /// [`Error::NotSupported`](crate::Error::NotSupported) for Sentinel and cluster.
+    pub async fn connect(url: &RedisUrl, options: &ConnectOptions) -> Result<Self> {
+        let keys = Keys::default();
+        let store = Self {
+            link: Link::open(url, options).await?,
+            tokens: Tokens::new(keys.tokens(rand::random())),
+            seeds: Seeds::default(),
+            keys,
+        };
+        store.warn_of_configuration().await;
+        Ok(store)
+    }
+
+    fn decode(&self, key: &Key, raw: Option<&Bytes>) -> Result<Option<Record>> {
+        keys::decode(&self.keys, key, raw)
+    }
+
+    fn decode_entry(&self, key: &Key, raw: &Bytes) -> Result<Entry> {
+        match self.decode(key, Some(raw))? {
+            Some(Record::Entry(entry)) => Ok(entry),
+            other => Err(self.link.unexpected(format!("{other:?}"))),
+        }
+    }
+
+    fn decode_attr(&self, ino: Ino, raw: Option<&Bytes>) -> Result<Option<Attr>> {
+        match self.decode(&Key::Attr(ino), raw)? {
+            None => Ok(None),
+            Some(Record::Attr(attr)) => Ok(Some(attr)),
+            Some(other) => Err(self.link.unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// An entry as it was answered together with its attributes; both are remembered.
+    fn found(&self, key: Key, raw: &Bytes, attr: Option<Bytes>, at: Instant) -> Result<(Entry, Option<Attr>)> {
+        let entry = self.decode_entry(&key, raw)?;
+        let decoded = self.decode_attr(entry.ino, attr.as_ref())?;
+        self.seeds.put(&key, Some(raw.clone()), at);
+        self.seeds.put(&Key::Attr(entry.ino), attr, at);
+        Ok((entry, decoded))
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    fn describe(&self) -> String {
+        self.link.engine().to_owned()
+    }
+
+    async fn run(&self, body: Body, _options: TxOptions) -> Result<Outcome> {
+        self.transaction(body).await
+    }
+
+    async fn read(&self, keys: &[Key]) -> Result<Vec<Option<Record>>> {
+        let found = self.fetch(keys).await?;
+        let pairs = keys.iter().zip(&found);
+        pairs.map(|(key, raw)| self.decode(key, raw.as_ref())).collect()
+    }
+
+    async fn lookup(&self, parent: Ino, name: &Name) -> Result<Option<(Entry, Option<Attr>)>> {
+        let at = Instant::now();
+        let (dir, key) = (self.keys.entries(parent), Key::Entry(parent, name.clone()));
+        let found: Option<(Bytes, Option<Bytes>)> = self
+            .link
+            .eval(&script::LOOKUP, &[&dir], |call| {
+                call.arg(name.as_bytes()).arg(self.keys.prefix());
+            })
+            .await?;
+        match found {
+            Some((raw, attr)) => self.found(key, &raw, attr, at).map(Some),
+            None => {
+                self.seeds.put(&key, None, at);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn allocate(&self, counter: Counter, count: u64) -> Result<u64> {
+        let mut add = redis::cmd("INCRBY");
+        add.arg(self.keys.counter(counter)).arg(count);
+        // A repeat after a lost reply skips numbers, which is allowed. The reply is the last number owned.
+        let last: u64 = self.link.query(&add).await?;
+        last.checked_sub(count)
+            .map(|before| before + 1)
+            .ok_or_else(|| self.link.unexpected(format!("{counter:?} stands at {last}")))
+    }
+
+    async fn claim_job(&self, job: Job, now: i64, period: i64) -> Result<bool> {
+        let due = |last| last <= now.saturating_sub(period);
+        self.set_number_if(self.keys.job(job), now, due).await
+    }
+
+    async fn list_entries(&self, dir: Ino, with_attrs: bool, from: Cursor, limit: usize) -> Result<Page<Listed>> {
+        self.page(dir, with_attrs, from, limit).await
+    }
+
+    async fn list_xattrs(&self, ino: Ino) -> Result<Vec<Name>> {
+        self.xattrs(ino).await
+    }
+
+    async fn list_chunks(&self, ino: Ino, range: Range<u32>) -> Result<Vec<u32>> {
+        self.chunks(ino, range).await
+    }
+
+    async fn list_sessions(&self) -> Result<Vec<SessionRecord>> {
+        self.sessions().await
+    }
+
+    async fn list_sustained(&self, sid: SessionId) -> Result<Vec<Ino>> {
+        self.sustained(sid).await
+    }
+
+    async fn clean_session(&self, sid: SessionId) -> Result<()> {
+        let keys = [self.keys.locked(sid), self.keys.named("sessionInfos"), self.keys.named("allSessions")];
+        let keys = keys.each_ref().map(Vec::as_slice);
+        let clean = self.link.eval(&script::CLEAN_SESSION, &keys, |call| {
+            call.arg(sid.0);
+        });
+        clean.await
+    }
+
+    async fn list_deleted(&self, before: i64, limit: usize) -> Result<Vec<(Ino, u64)>> {
+        self.deleted(before, limit).await
+    }
+
+    async fn list_unreferenced(&self) -> Result<Vec<(SliceId, u32)>> {
+        self.unreferenced().await
+    }
+
+    async fn list_delayed(&self, before: i64) -> Result<Vec<(SliceId, i64, Vec<(SliceId, u32)>)>> {
+        self.delayed(before).await
+    }
+
+    async fn list_quotas(&self) -> Result<Vec<(Ino, Quota)>> {
+        self.quotas().await
+    }
+
+    async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Nothing to prepare: absent counters are 0 (format.md §1.3).
+    async fn initialize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn erase(&self) -> Result<()> {
+        self.remove_everything().await
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod server;
+#[cfg(test)]
+mod tests;

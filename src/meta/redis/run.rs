@@ -1,0 +1,321 @@
+//! Running a transaction: the body runs against what is known, fetches happen in one round trip each, and one script
+//! compares and writes.
+//!
+//! Invariant: an outcome is handed out only if everything that the body compared was read or verified by the server
+//! during this call.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{Cmd, FromRedisValue, Value};
+use tokio::time::Instant;
+
+use super::RedisStore;
+use super::fault::{Fault, Patience};
+use super::keys::{self, Place};
+use super::link::again;
+use super::script;
+use super::tokens::Slot;
+use super::writes::{self, Command};
+use crate::error::{Error, Result};
+use crate::records::{Key, Record, Write};
+use crate::store::{Body, Check, Outcome, Source, Step, Stop, Txn};
+
+/// Conflicts after which a transaction gives up (format.md §0).
+const ATTEMPTS: u32 = 50;
+/// Conflicts after which it is tried again at once, with the fresh values that came with the refusal.
+const AT_ONCE: u32 = 4;
+/// How old a seed may be that serves as a hint.
+const HINT_AGE: Duration = Duration::from_secs(1);
+/// Records in one fetch; more would hold the server up.
+const FETCH: usize = 512;
+
+/// A record as the server has it: `None` is an absent one.
+pub(super) type Raw = Option<Bytes>;
+
+/// What became of a commit.
+enum Committed {
+    Yes,
+    /// Nothing was written: these of the compared records, by position, have other values now.
+    Changed(Vec<(usize, Raw)>),
+}
+
+impl RedisStore {
+    pub(super) async fn transaction(&self, mut body: Body) -> Result<Outcome> {
+        let mut view = View::new(self);
+        let mut conflicts = 0;
+        loop {
+            let ended = view.run(&mut body);
+            let (outcome, writes) = match ended {
+                Err(Stop::NotYet) => {
+                    let wanted = view.take_wanted()?;
+                    self.fetch_into(&mut view, wanted).await?;
+                    continue;
+                }
+                Err(Stop::Failed(error)) => (Err(error), Vec::new()),
+                Ok((outcome, writes)) => (Ok(outcome), writes),
+            };
+            if writes.is_empty() {
+                let unverified = view.unverified();
+                if unverified.is_empty() {
+                    return outcome;
+                }
+                self.fetch_into(&mut view, unverified).await?;
+                continue;
+            }
+            if self.commit_view(&mut view, &writes).await? {
+                return outcome;
+            }
+            conflicts += 1;
+            if conflicts == ATTEMPTS {
+                return Err(Error::Conflict { attempts: ATTEMPTS });
+            }
+            if conflicts > AT_ONCE {
+                let longest = Duration::from_millis(u64::from(conflicts).pow(2));
+                tokio::time::sleep(longest.mul_f64(rand::random())).await;
+            }
+        }
+    }
+
+    /// Reads records in one round trip per 512.
+    pub(super) async fn fetch(&self, wanted: &[Key]) -> Result<Vec<Raw>> {
+        let at = Instant::now();
+        let mut found = Vec::with_capacity(wanted.len());
+        for wanted in wanted.chunks(FETCH) {
+            let places: Vec<Place> = wanted.iter().map(|key| self.keys.place(key)).collect();
+            found.extend(self.fetch_places(&places).await?);
+        }
+        for (key, raw) in wanted.iter().zip(&found) {
+            self.seeds.put(key, raw.clone(), at);
+        }
+        Ok(found)
+    }
+
+    async fn fetch_places(&self, places: &[Place]) -> Result<Vec<Raw>> {
+        let found: Vec<Raw> = self
+            .link
+            .eval(&script::FETCH, &[&self.tokens.key], |call| {
+                for place in places {
+                    call.arg(place.how).arg(&place.key).arg(&place.field);
+                }
+            })
+            .await?;
+        if found.len() == places.len() {
+            Ok(found)
+        } else {
+            Err(self.link.unexpected("another number of records than was asked for"))
+        }
+    }
+
+    async fn fetch_into(&self, view: &mut View<'_>, wanted: Vec<Key>) -> Result<()> {
+        let found = self.fetch(&wanted).await?;
+        for (key, raw) in wanted.into_iter().zip(found) {
+            view.verified(key, raw);
+        }
+        Ok(())
+    }
+
+    /// True when the writes are done; otherwise the view has the fresh values.
+    async fn commit_view(&self, view: &mut View<'_>, writes: &[Write]) -> Result<bool> {
+        let at = Instant::now();
+        let compared = view.compared();
+        let places: Vec<Expected> =
+            compared.iter().map(|key| (self.keys.place(key), view.known[key].raw.clone())).collect();
+        let committed = self.commit(&places, &writes::commands(&self.keys, writes)).await?;
+        let done = matches!(committed, Committed::Yes);
+        let mut fresh: HashMap<usize, Raw> = match committed {
+            Committed::Yes => HashMap::new(),
+            Committed::Changed(fresh) => fresh.into_iter().collect(),
+        };
+        for (n, key) in compared.into_iter().enumerate() {
+            match fresh.remove(&n) {
+                Some(raw) => {
+                    self.seeds.put(&key, raw.clone(), at);
+                    view.verified(key, raw);
+                }
+                None => view.confirmed(&key),
+            }
+        }
+        if done {
+            self.seeds.apply(&self.keys, writes, at);
+        }
+        Ok(done)
+    }
+
+    /// Notes `value` at `place` if what `claim` makes of the present number says so. True if this call has done it.
+    pub(super) async fn set_number_if(&self, place: Place, value: i64, claim: impl Fn(i64) -> bool) -> Result<bool> {
+        let mut raw = self.fetch_places(std::slice::from_ref(&place)).await?.pop().flatten();
+        loop {
+            let last = match &raw {
+                None => 0,
+                Some(raw) => crate::codec::decode_number(&place, raw)?,
+            };
+            if !claim(last) {
+                return Ok(false);
+            }
+            let write = writes::set(place.key.clone(), value.to_string());
+            match self.commit(&[(place.clone(), raw)], &[write]).await? {
+                Committed::Yes => return Ok(true),
+                Committed::Changed(fresh) => raw = fresh.into_iter().next().and_then(|(_n, raw)| raw),
+            }
+        }
+    }
+
+    async fn commit(&self, expected: &[Expected], writes: &[Command]) -> Result<Committed> {
+        let slot = self.tokens.slot().await;
+        let mut patience = self.link.patience();
+        loop {
+            let operation = slot.operation();
+            let fill = |call: &mut Cmd| fill_commit(call, &slot, operation, expected, writes);
+            match self.link.send_script(&script::COMMIT, &[&self.tokens.key], fill).await {
+                Ok(Value::Int(1)) => return Ok(Committed::Yes),
+                // Another operation of this slot was fenced meanwhile: it goes with the next number.
+                Ok(Value::Int(0)) => {}
+                Ok(reply) => return self.changed(reply).map(Committed::Changed),
+                Err(Fault::Unknown(why)) => {
+                    patience.pause(why).await?;
+                    if self.took_effect(&slot, operation, &mut patience).await? {
+                        return Ok(Committed::Yes);
+                    }
+                }
+                Err(fault) => again(fault, &mut patience).await?,
+            }
+        }
+    }
+
+    fn changed(&self, reply: Value) -> Result<Vec<(usize, Raw)>> {
+        let pairs: Vec<(usize, Raw)> = Vec::from_redis_value(reply).map_err(|error| self.link.unexpected(error))?;
+        let from_one = pairs.into_iter();
+        Ok(from_one.map(|(n, raw)| (n.saturating_sub(1), raw)).collect())
+    }
+
+    async fn took_effect(&self, slot: &Slot<'_>, operation: u64, patience: &mut Patience) -> Result<bool> {
+        loop {
+            let fill = |call: &mut Cmd| {
+                call.arg(slot.number).arg(operation);
+            };
+            match self.link.send_script(&script::RESOLVE, &[&self.tokens.key], fill).await {
+                Ok(reply) => return Ok(reply == Value::Int(1)),
+                Err(fault) => again(fault, patience).await?,
+            }
+        }
+    }
+}
+
+/// A place and what must be there.
+type Expected = (Place, Raw);
+
+fn fill_commit(call: &mut Cmd, slot: &Slot<'_>, operation: u64, expected: &[Expected], writes: &[Command]) {
+    call.arg(slot.number).arg(operation).arg(expected.len());
+    for (place, raw) in expected {
+        call.arg(place.how).arg(&place.key).arg(&place.field);
+        match raw {
+            Some(raw) => call.arg([b"=", raw.as_ref()].concat()),
+            None => call.arg("-"),
+        };
+    }
+    for Command { name, args } in writes {
+        call.arg(*name).arg(args.len());
+        for arg in args {
+            call.arg(arg.as_ref());
+        }
+    }
+}
+
+/// What a transaction knows.
+struct View<'a> {
+    store: &'a RedisStore,
+    known: HashMap<Key, Known>,
+    wanted: Vec<Key>,
+}
+
+struct Known {
+    raw: Raw,
+    /// Read or verified by the server during this call.
+    verified: bool,
+    /// When it was read.
+    at: Instant,
+    /// How the present run of the body has used it.
+    used: Option<Check>,
+}
+
+impl<'a> View<'a> {
+    fn new(store: &'a RedisStore) -> Self {
+        Self { store, known: HashMap::new(), wanted: Vec::new() }
+    }
+
+    fn run(&mut self, body: &mut Body) -> Step<(Outcome, Vec<Write>)> {
+        self.wanted.clear();
+        for known in self.known.values_mut() {
+            known.used = None;
+        }
+        let mut txn = Txn::new(self);
+        let outcome = body(&mut txn)?;
+        Ok((outcome, txn.into_writes()))
+    }
+
+    fn take_wanted(&mut self) -> Result<Vec<Key>> {
+        if self.wanted.is_empty() {
+            return Err(Error::Engine {
+                engine: self.store.link.engine().to_owned(),
+                why: "a transaction waits for a record although all are at hand".to_owned(),
+            });
+        }
+        Ok(std::mem::take(&mut self.wanted))
+    }
+
+    /// Seeds that the body relied on.
+    fn unverified(&self) -> Vec<Key> {
+        let used = self.known.iter().filter(|(_key, known)| known.used.is_some());
+        let seeds = used.filter(|(_key, known)| !known.verified);
+        seeds.map(|(key, _known)| key.clone()).collect()
+    }
+
+    fn compared(&self) -> Vec<Key> {
+        let used = self.known.iter();
+        used.filter(|(_key, known)| known.used == Some(Check::Compare)).map(|(key, _known)| key.clone()).collect()
+    }
+
+    fn verified(&mut self, key: Key, raw: Raw) {
+        let known = Known { raw, verified: true, at: Instant::now(), used: None };
+        self.known.insert(key, known);
+    }
+
+    fn confirmed(&mut self, key: &Key) {
+        if let Some(known) = self.known.get_mut(key) {
+            known.verified = true;
+        }
+    }
+
+    /// What is known of a record, from this call or an earlier one.
+    fn find(&mut self, key: &Key) -> Option<&mut Known> {
+        if !self.known.contains_key(key) {
+            let seed = self.store.seeds.get(key)?;
+            let known = Known { raw: seed.raw, verified: false, at: seed.at, used: None };
+            self.known.insert(key.clone(), known);
+        }
+        self.known.get_mut(key)
+    }
+}
+
+impl Source for View<'_> {
+    fn get(&mut self, key: &Key, check: Check) -> Step<Option<Record>> {
+        let usable = |known: &Known| known.verified || check == Check::Compare || known.at.elapsed() <= HINT_AGE;
+        let raw = match self.find(key) {
+            Some(known) if usable(known) => {
+                if known.used != Some(Check::Compare) {
+                    known.used = Some(check);
+                }
+                known.raw.clone()
+            }
+            _ => {
+                if !self.wanted.contains(key) {
+                    self.wanted.push(key.clone());
+                }
+                return Err(Stop::NotYet);
+            }
+        };
+        Ok(keys::decode(&self.store.keys, key, raw.as_ref())?)
+    }
+}

@@ -1,0 +1,223 @@
+//! Writes as commands of Redis: exactly what the Go client stores (format.md §2).
+
+use bytes::Bytes;
+use stead_base::{Ino, SessionId};
+
+use super::keys::{self, Keys};
+use crate::codec;
+use crate::records::{Attr, DirStat, Entry, Name, Quota, Slice, Write};
+
+/// Lua passes a command's arguments on its stack, which has room for a few thousand.
+const MAX_ARGS: usize = 1000;
+
+/// A command of Redis, or one of the special writes of `lua/commit.lua`, with its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    pub(super) args: Vec<Bytes>,
+}
+
+/// Builds a command from arguments of any kind that has bytes.
+macro_rules! command {
+    ($name:literal $(, $arg:expr)* $(,)?) => {
+        Command { name: $name, args: vec![$(bytes($arg)),*] }
+    };
+}
+
+fn bytes(arg: impl Into<Vec<u8>>) -> Bytes {
+    Bytes::from(arg.into())
+}
+
+/// The command that keeps when a job ran last.
+pub(super) fn set(key: Vec<u8>, value: impl Into<Vec<u8>>) -> Command {
+    command!("SET", key, value)
+}
+
+/// All commands for `writes`, in order.
+pub(super) fn commands(keys: &Keys, writes: &[Write]) -> Vec<Command> {
+    let mut sink = Sink { keys, out: Vec::with_capacity(writes.len()) };
+    for write in writes {
+        sink.node(write);
+    }
+    sink.out
+}
+
+struct Sink<'a> {
+    keys: &'a Keys,
+    out: Vec<Command>,
+}
+
+impl Sink<'_> {
+    fn push(&mut self, command: Command) {
+        self.out.push(command);
+    }
+
+    /// Writes about inodes, names and what hangs on them.
+    fn node(&mut self, write: &Write) {
+        let k = self.keys;
+        match write {
+            Write::SetSetting(json) => self.push(set(k.named("setting"), json.clone())),
+            Write::SetAttr(ino, attr) => self.push(self.set_attr(*ino, attr)),
+            Write::DelAttr(ino) => self.push(command!("DEL", k.attr(*ino))),
+            Write::SetEntry(dir, name, entry) => self.push(self.set_entry(*dir, name, *entry)),
+            Write::DelEntry(dir, name) => self.push(command!("HDEL", k.entries(*dir), name.as_bytes())),
+            Write::AddParent(ino, dir, count) => {
+                self.push(command!("link", k.parents(*ino), dir.to_string(), count.to_string()));
+            }
+            Write::DelParents(ino) => self.push(command!("DEL", k.parents(*ino))),
+            Write::SetSymlink(ino, target) => self.push(set(k.symlink(*ino), target.clone())),
+            Write::DelSymlink(ino) => self.push(command!("DEL", k.symlink(*ino))),
+            Write::SetXattr(ino, name, value) => {
+                self.push(command!("HSET", k.xattrs(*ino), name.as_bytes(), value.clone()));
+            }
+            Write::DelXattr(ino, name) => self.push(command!("HDEL", k.xattrs(*ino), name.as_bytes())),
+            Write::DelXattrs(ino) => self.push(command!("DEL", k.xattrs(*ino))),
+            other => self.usage(other),
+        }
+    }
+
+    /// Writes about counters, statistics and quotas.
+    fn usage(&mut self, write: &Write) {
+        let k = self.keys;
+        match write {
+            Write::AddCounter(counter, delta) => {
+                self.push(command!("INCRBY", k.counter(*counter), delta.to_string()));
+            }
+            Write::InitDirStat(dir) => self.set_dir_stat(*dir, DirStat::default()),
+            Write::SetDirStat(dir, stat) => self.set_dir_stat(*dir, *stat),
+            Write::AddDirStat(dir, delta) => self.push(command!(
+                "addstat",
+                k.named(""),
+                dir.to_string(),
+                delta.length.to_string(),
+                delta.space.to_string(),
+                delta.inodes.to_string(),
+            )),
+            Write::DelDirStat(dir) => self.drop_fields(*dir, ["dirDataLength", "dirUsedSpace", "dirUsedInodes"]),
+            Write::SetDirQuota(dir, quota) => self.set_quota(*dir, *quota),
+            Write::AddDirQuotaUsed(dir, space, inodes) => {
+                self.push(command!("addquota", k.named(""), dir.to_string(), space.to_string(), inodes.to_string(),))
+            }
+            Write::DelDirQuota(dir) => {
+                self.drop_fields(*dir, ["dirQuota", "dirQuotaUsedSpace", "dirQuotaUsedInodes"]);
+            }
+            other => self.data(other),
+        }
+    }
+
+    /// Writes about chunks and slices.
+    fn data(&mut self, write: &Write) {
+        let k = self.keys;
+        match write {
+            Write::AppendSlices(ino, index, slices) => {
+                for slices in slices.chunks(MAX_ARGS) {
+                    self.push_slices("RPUSH", k.chunk(*ino, *index), slices.iter());
+                }
+            }
+            Write::AppendSlicesIfExists(ino, index, slice) => {
+                self.push(command!("RPUSHX", k.chunk(*ino, *index), codec::encode_slice(*slice)));
+            }
+            Write::ReplaceSlices(ino, index, count, slices) => {
+                let chunk = k.chunk(*ino, *index);
+                self.push(command!("LTRIM", chunk.clone(), count.to_string(), "-1"));
+                // The last one goes in front first.
+                for slices in slices.rchunks(MAX_ARGS) {
+                    self.push_slices("LPUSH", chunk.clone(), slices.iter().rev());
+                }
+            }
+            Write::DelChunk(ino, index) => self.push(command!("DEL", k.chunk(*ino, *index))),
+            // Absent means one reference (format.md §2.6).
+            Write::NewSlice(..) => {}
+            Write::AddSliceRef(id, size, delta) => {
+                self.push(command!("HINCRBY", k.named("sliceRef"), keys::slice_field(*id, *size), delta.to_string(),))
+            }
+            Write::ForgetSlice(id, size) => {
+                self.push(command!("HDEL", k.named("sliceRef"), keys::slice_field(*id, *size)));
+            }
+            Write::AddDelayedSlices(id, since, old) if !old.is_empty() => self.push(command!(
+                "HSET",
+                k.named("delSlices"),
+                keys::delayed_field(*id, *since),
+                codec::encode_delayed(old),
+            )),
+            Write::AddDelayedSlices(..) => {}
+            Write::DelDelayedSlices(id, since) => {
+                self.push(command!("HDEL", k.named("delSlices"), keys::delayed_field(*id, *since)));
+            }
+            other => self.session(other),
+        }
+    }
+
+    /// Writes about deleted files and sessions.
+    fn session(&mut self, write: &Write) {
+        let k = self.keys;
+        match write {
+            Write::AddSustained(sid, ino) => self.push(command!("SADD", k.sustained(*sid), ino.to_string())),
+            Write::DelSustained(sid, ino) => self.push(command!("SREM", k.sustained(*sid), ino.to_string())),
+            Write::AddDeleted(ino, length, since) => {
+                self.push(
+                    command!("ZADD", k.named("delfiles"), since.to_string(), keys::deleted_member(*ino, *length),),
+                )
+            }
+            Write::DelDeleted(ino, length) => {
+                self.push(command!("ZREM", k.named("delfiles"), keys::deleted_member(*ino, *length)));
+            }
+            Write::PutSession(sid, expire, json) => self.put_session("HSET", *sid, *expire, json),
+            Write::TouchSession(sid, expire, json) => self.put_session("HSETNX", *sid, *expire, json),
+            Write::DelSession(sid) => {
+                self.push(command!("HDEL", k.named("sessionInfos"), sid.to_string()));
+                self.push(command!("ZREM", k.named("allSessions"), sid.to_string()));
+            }
+            other => unreachable!("the functions above handle {other:?}"),
+        }
+    }
+
+    fn set_attr(&self, ino: Ino, attr: &Attr) -> Command {
+        set(self.keys.attr(ino), codec::encode_attr(attr))
+    }
+
+    fn set_entry(&self, dir: Ino, name: &Name, entry: Entry) -> Command {
+        let value = codec::encode_entry(entry);
+        command!("HSET", self.keys.entries(dir), name.as_bytes(), value)
+    }
+
+    fn set_fields<const N: usize>(&mut self, dir: Ino, fields: [(&str, i64); N]) {
+        for (hash, value) in fields {
+            self.push(command!("HSET", self.keys.named(hash), dir.to_string(), value.to_string()));
+        }
+    }
+
+    fn drop_fields(&mut self, dir: Ino, hashes: [&str; 3]) {
+        for hash in hashes {
+            self.push(command!("HDEL", self.keys.named(hash), dir.to_string()));
+        }
+    }
+
+    fn set_dir_stat(&mut self, dir: Ino, stat: DirStat) {
+        self.set_fields(
+            dir,
+            [("dirDataLength", stat.length), ("dirUsedSpace", stat.space), ("dirUsedInodes", stat.inodes)],
+        );
+    }
+
+    fn set_quota(&mut self, dir: Ino, quota: Quota) {
+        let limits = codec::encode_quota_limits(quota);
+        self.push(command!("HSET", self.keys.named("dirQuota"), dir.to_string(), limits));
+        self.set_fields(dir, [("dirQuotaUsedSpace", quota.used_space), ("dirQuotaUsedInodes", quota.used_inodes)]);
+    }
+
+    fn put_session(&mut self, set: &'static str, sid: SessionId, expire: i64, json: &Bytes) {
+        let args = [self.keys.named("sessionInfos"), sid.to_string().into(), json.to_vec()];
+        self.push(Command { name: set, args: args.map(Bytes::from).to_vec() });
+        let sessions = self.keys.named("allSessions");
+        self.push(command!("ZADD", sessions, expire.to_string(), sid.to_string()));
+    }
+
+    fn push_slices<'s>(&mut self, name: &'static str, chunk: Vec<u8>, slices: impl Iterator<Item = &'s Slice>) {
+        let records = slices.map(|slice| Bytes::copy_from_slice(&codec::encode_slice(*slice)));
+        let args: Vec<Bytes> = std::iter::once(Bytes::from(chunk)).chain(records).collect();
+        if args.len() > 1 {
+            self.push(Command { name, args });
+        }
+    }
+}
