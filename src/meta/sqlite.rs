@@ -1,8 +1,8 @@
 //! [`SqliteStore`]: metadata in one SQLite file with the Go client's tables (format.md §4), for one node and any number
 //! of processes on it, the Go client among them.
 //!
-//! * One thread owns the connection that writes. It takes all transactions that are waiting, runs each body inside one
-//!   `BEGIN IMMEDIATE` and commits once, so that tasks share the cost of a commit ([`writer`]).
+//! * One connection writes. Its thread takes all transactions that are waiting, runs each body inside one `BEGIN
+//!   IMMEDIATE` and commits once, so that tasks share the cost of a commit ([`writer`]).
 //! * What is read outside of a transaction runs at once on the caller's thread: microseconds on a connection of its own
 //!   with prepared statements. In WAL mode readers and the writer do not wait for each other.
 //! * Every commit survives the death of the process. Only those that are asked to be durable are synced to the disk,

@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::fault::Fault;
 
 /// Statements that a connection keeps prepared: more than there are.
-pub(super) const STATEMENTS: usize = 128;
+const STATEMENTS: usize = 128;
+/// KiB of pages that a connection keeps in memory.
+const CACHE_KIB: i64 = 16 << 10;
 /// Idle connections that are kept.
 const KEPT: usize = 32;
 
@@ -42,9 +45,19 @@ impl Readers {
         // Read-write, because in WAL mode also a reader writes to the shared index.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(std::time::Duration::ZERO)?;
+        configure(&connection)?;
         connection.pragma_update(None, "query_only", true)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(connection)
     }
+}
+
+/// What every connection needs.
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    // We wait ourselves: asynchronously, or on the writer's thread.
+    connection.busy_timeout(std::time::Duration::ZERO)?;
+    // Else SQLite looks at the bound values and prepares a join anew for each of them.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::Place;
 use super::fault::{Fault, Patience};
-use super::readers::STATEMENTS;
+use super::readers::configure;
 use crate::error::{Error, Result};
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -21,11 +21,6 @@ const LATER_COLUMNS: [(&str, &str); 6] = [
     ("default_acl_id", "INTEGER NULL"),
     ("tier_id", "INTEGER NULL"),
 ];
-
-/// WAL pages after which a commit copies them into the database: more than SQLite's 1000, since that costs two syncs.
-const CHECKPOINT_PAGES: u32 = 4000;
-/// KiB of pages that the writer keeps in memory.
-const CACHE_KIB: i64 = 64 << 10;
 
 /// Opens the connection that writes.
 pub(super) fn open_file(place: &Place, create: bool, wait_for: Duration) -> Result<Connection> {
@@ -70,8 +65,7 @@ fn prepare(place: &Place, create: bool) -> Result<Connection, Fault> {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     }
     let connection = Connection::open_with_flags(&place.path, flags)?;
-    connection.busy_timeout(Duration::ZERO)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    configure(&connection)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if mode != "wal" {
         return Err(Fault::Meta(Error::Engine {
@@ -79,8 +73,10 @@ fn prepare(place: &Place, create: bool) -> Result<Connection, Fault> {
             why: format!("journal mode is {mode}, expected wal: the file system must support shared memory"),
         }));
     }
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    // A commit is synced when that is asked for.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // The writer's thread does it.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     complete(&connection)?;
     Ok(connection)
 }

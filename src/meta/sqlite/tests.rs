@@ -49,7 +49,11 @@ async fn one(store: &SqliteStore, key: Key) -> Option<Record> {
 }
 
 async fn put(store: &dyn Store, writes: Vec<Write>) -> Result<()> {
-    transact(store, TxOptions::default(), move |txn| {
+    commit(store, TxOptions::default(), writes).await
+}
+
+async fn commit(store: &dyn Store, options: TxOptions, writes: Vec<Write>) -> Result<()> {
+    transact(store, options, move |txn| {
         writes.iter().cloned().for_each(|write| txn.write(write));
         Ok(())
     })
@@ -212,30 +216,53 @@ async fn two_stores_on_one_file_lose_no_increment() {
 
 #[tokio::test]
 async fn a_work_that_fails_half_way_takes_nobody_with_it() {
-    let (_dir, store) = fresh().await;
-    let broken = vec![Write::AddCounter(Counter::UsedSpace, 1 << 40), Write::ReplaceSlices(Ino(5), 0, 1, vec![])];
-    let all = (0..20).map(|n| {
-        let (store, broken) = (&store, broken.clone());
-        async move { if n % 5 == 0 { put(store, broken).await } else { add_one(store).await } }
-    });
-    let outcomes = join_all(all).await;
-    let failed: Vec<usize> = (0..20).filter(|n| outcomes[*n].is_err()).collect();
-    assert_eq!(failed, [0, 5, 10, 15]);
-    assert!(matches!(outcomes[5], Err(Error::Corrupt { .. })), "{:?}", outcomes[5]);
-    assert_eq!(used_space(&store).await, Some(Record::Number(16)));
+    for durable in [false, true] {
+        let (_dir, store) = fresh().await;
+        let add = Write::AddCounter(Counter::UsedSpace, 1);
+        // Durable ones go to the thread, which takes those together that came while it synced.
+        let outcomes = join_all((0..20).map(|n| {
+            let mut writes = vec![add.clone()];
+            if n % 5 == 0 {
+                writes.push(Write::ReplaceSlices(Ino(5), 0, 1, vec![]));
+            }
+            commit(&store, TxOptions { durable }, writes)
+        }))
+        .await;
+        let failed: Vec<usize> = (0..20).filter(|n| outcomes[*n].is_err()).collect();
+        assert_eq!(failed, [0, 5, 10, 15]);
+        assert!(matches!(outcomes[5], Err(Error::Corrupt { .. })), "{:?}", outcomes[5]);
+        assert_eq!(used_space(&store).await, Some(Record::Number(16)));
+    }
 }
 
 #[tokio::test]
 async fn a_panicking_body_is_an_error_and_the_writer_lives_on() {
-    let (_dir, store) = fresh().await;
-    let panics = transact::<(), _>(&store, TxOptions::default(), |txn| {
-        txn.write(Write::AddCounter(Counter::UsedSpace, 1));
-        panic!("as a test")
-    });
-    let (panicked, fine) = tokio::join!(panics, add_one(&store));
-    assert!(panicked.unwrap_err().to_string().contains("panicked"));
-    fine.unwrap();
-    assert_eq!(used_space(&store).await, Some(Record::Number(1)));
+    for durable in [false, true] {
+        let (_dir, store) = fresh().await;
+        let options = TxOptions { durable };
+        let panics = transact::<(), _>(&store, options, |txn| {
+            txn.write(Write::AddCounter(Counter::UsedSpace, 1));
+            panic!("as a test")
+        });
+        let fine = commit(&store, options, vec![Write::AddCounter(Counter::UsedSpace, 1)]);
+        let (panicked, fine) = tokio::join!(panics, fine);
+        assert!(panicked.unwrap_err().to_string().contains("panicked"));
+        fine.unwrap();
+        assert_eq!(used_space(&store).await, Some(Record::Number(1)));
+    }
+}
+
+#[tokio::test]
+async fn the_log_is_copied_into_the_database_before_it_grows_large() {
+    let (dir, store) = fresh().await;
+    let log = dir.path().join("meta.db-wal");
+    for n in 0..12_000 {
+        put(&store, vec![Write::SetSymlink(Ino(n % 100 + 2), Bytes::from(vec![7; 3000]))]).await.unwrap();
+    }
+    store.sync().await.unwrap();
+    let megabytes = std::fs::metadata(log).unwrap().len() >> 20;
+    assert!(megabytes < 48, "12,000 rows of 3000 bytes left {megabytes} MiB of log");
+    assert!(std::fs::metadata(file(&dir)).unwrap().len() > 300_000, "the rows are in the database");
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
-//! The thread that writes: it runs all waiting transactions in one SQLite transaction and commits them together.
+//! The connection that writes. Its thread runs all waiting transactions in one SQLite transaction and commits them
+//! together; a lone one runs without the thread.
 //!
 //! Works are restartable, so a batch in which one work fails half-way is rolled back and its works run one by one.
 //! Nobody is answered before the commit, also not with a failure: what a body saw may be rolled back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -16,6 +19,9 @@ use crate::store::Outcome;
 
 /// The most works in one commit: bounds how long the first one waits for the last.
 const BATCH: usize = 256;
+
+/// Changed rows after which the log is copied into the database: about 4000 pages, since that costs two syncs.
+const CHECKPOINT_ROWS: u64 = 4000;
 
 /// How a work failed.
 #[derive(Debug)]
@@ -38,31 +44,79 @@ struct Order {
     reply: oneshot::Sender<Answer>,
 }
 
-/// The handle of the thread, which ends when this is dropped.
+/// The writing connection and its thread, which ends when this is dropped.
+///
+/// The work of a lone caller runs at once on its thread: handing it over and back would take longer than the work. What
+/// may wait (for a sync, for another process) is the thread's, and so is what can share a commit.
 #[derive(Debug)]
 pub(super) struct Writer {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Message>,
+    state: Arc<Mutex<State>>,
+    /// Callers inside [`Writer::submit`].
+    callers: AtomicUsize,
+}
+
+enum Message {
+    Run(Order),
+    Checkpoint,
 }
 
 impl Writer {
     pub(super) fn start(connection: Connection, retry_for: Duration) -> Result<Self, Error> {
-        let (orders, waiting) = mpsc::channel();
-        let thread = WriterThread { connection, retry_for, syncing: false, unsynced: true, seen: 0 };
-        let spawned =
-            std::thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || thread.serve(&waiting));
+        let state = State { connection, retry_for, syncing: false, unsynced: true, seen: 0, copied: 0 };
+        let state = Arc::new(Mutex::new(state));
+        let (orders, inbox) = mpsc::channel();
+        let thread = WriterThread { state: Arc::clone(&state), inbox };
+        let spawned = std::thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || thread.serve());
         spawned.map_err(|error| gone(&error.to_string()))?;
-        Ok(Self { orders })
+        Ok(Self { orders, state, callers: AtomicUsize::new(0) })
     }
 
     /// Runs `work` in a transaction and returns once it is committed.
-    pub(super) async fn submit(&self, durable: bool, work: Work) -> Answer {
+    pub(super) async fn submit(&self, durable: bool, mut work: Work) -> Answer {
+        let caller = Caller::enter(&self.callers);
+        if !durable
+            && caller.alone
+            && let Some(answer) = self.at_once(&mut work)
+        {
+            return answer;
+        }
         let (reply, answer) = oneshot::channel();
-        let since = Instant::now();
-        let order = Order { work, durable, since, reply };
-        if self.orders.send(order).is_err() {
+        let order = Order { work, durable, since: Instant::now(), reply };
+        if self.orders.send(Message::Run(order)).is_err() {
             return Err(Fault::Meta(gone("it has ended")));
         }
         answer.await.unwrap_or_else(|_| Err(Fault::Meta(gone("it gave no answer"))))
+    }
+
+    /// The answer of a work for which nobody has to wait.
+    fn at_once(&self, work: &mut Work) -> Option<Answer> {
+        let mut state = self.state.try_lock()?;
+        let answer = state.alone(work)?;
+        if state.wants_checkpoint() {
+            // The thread lives as long as this; without it the log would only grow.
+            let _ = self.orders.send(Message::Checkpoint);
+        }
+        Some(answer)
+    }
+}
+
+/// Counts a caller as long as it waits, also if it is cancelled.
+struct Caller<'a> {
+    callers: &'a AtomicUsize,
+    alone: bool,
+}
+
+impl<'a> Caller<'a> {
+    fn enter(callers: &'a AtomicUsize) -> Self {
+        let alone = callers.fetch_add(1, Ordering::Relaxed) == 0;
+        Self { callers, alone }
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.callers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -71,6 +125,33 @@ fn gone(why: &str) -> Error {
 }
 
 struct WriterThread {
+    state: Arc<Mutex<State>>,
+    inbox: mpsc::Receiver<Message>,
+}
+
+impl WriterThread {
+    fn serve(self) {
+        while let Ok(first) = self.inbox.recv() {
+            let mut batch = Vec::new();
+            for message in std::iter::once(first).chain(self.inbox.try_iter().take(BATCH - 1)) {
+                match message {
+                    Message::Run(order) => batch.push(order),
+                    Message::Checkpoint => {}
+                }
+            }
+            let mut state = self.state.lock();
+            if !batch.is_empty() {
+                state.commit(batch);
+            }
+            if state.wants_checkpoint() {
+                state.checkpoint();
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
     connection: Connection,
     retry_for: Duration,
     /// Whether the connection syncs at each commit.
@@ -79,14 +160,39 @@ struct WriterThread {
     unsynced: bool,
     /// SQLite's data version at the last sync: it moves with the commits of others.
     seen: i64,
+    /// Rows that had been changed at the last checkpoint.
+    copied: u64,
 }
 
-impl WriterThread {
-    fn serve(mut self, orders: &mpsc::Receiver<Order>) {
-        while let Ok(first) = orders.recv() {
-            let mut batch = vec![first];
-            batch.extend(orders.try_iter().take(BATCH - 1));
-            self.commit(batch);
+impl State {
+    /// Runs and commits one work, `None` when another process is writing.
+    fn alone(&mut self, work: &mut Work) -> Option<Answer> {
+        match self.exec("BEGIN IMMEDIATE") {
+            Err(fault) if fault.is_busy() => return None,
+            Err(fault) => return Some(Err(fault)),
+            Ok(()) => {}
+        }
+        let answer = run(&self.connection, work).and_then(|answer| {
+            self.exec("COMMIT")?;
+            self.unsynced = true;
+            Ok(answer)
+        });
+        Some(answer.unwrap_or_else(|fault| {
+            self.roll_back();
+            Err(fault)
+        }))
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.connection.total_changes() - self.copied >= CHECKPOINT_ROWS
+    }
+
+    /// Copies the log into the database, as far as no reader needs the old pages. Readers and other processes go on.
+    fn checkpoint(&mut self) {
+        self.copied = self.connection.total_changes();
+        let done = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_row| Ok(()));
+        if let Err(error) = done {
+            tracing::warn!(%error, "the SQLite log was not copied into the database; it goes on growing until it is");
         }
     }
 
@@ -122,6 +228,7 @@ impl WriterThread {
         }
         self.exec("COMMIT")?;
         self.unsynced &= !durable;
+        self.stop_syncing();
         Ok(answers)
     }
 
@@ -132,6 +239,11 @@ impl WriterThread {
             self.syncing = syncing;
         }
         Ok(())
+    }
+
+    /// Without this, later commits would sync for nothing; it must not turn a commit that succeeded into an error.
+    fn stop_syncing(&mut self) {
+        let _ = self.set_syncing(false);
     }
 
     /// Takes the write lock, waiting for other processes as long as the oldest order may wait.
@@ -162,11 +274,12 @@ impl WriterThread {
         Ok(())
     }
 
-    fn roll_back(&self) {
+    fn roll_back(&mut self) {
         // Some errors have rolled back already; a failure to roll back is reported by the next BEGIN.
         if !self.connection.is_autocommit() {
             let _ = self.exec("ROLLBACK");
         }
+        self.stop_syncing();
     }
 
     fn exec(&self, sql: &str) -> Result<(), Fault> {
