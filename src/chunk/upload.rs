@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::block::BlockId;
-use crate::pages::{PAGE_SIZE, Page};
+use crate::pages::{PAGE_SIZE, Page, map};
 use crate::store::ChunkStore;
 use crate::{Compression, Error, Result};
 
@@ -100,15 +100,23 @@ impl ChunkStore {
     }
 }
 
-/// The block's bytes in one piece, as a store takes them.
+/// The block's bytes in one piece, as a store takes them. Small ones, which the memory cache keeps, come from the heap:
+/// a mapping takes whole pages of the system.
 fn join(pages: &Pages, len: usize) -> Bytes {
-    let mut joined = BytesMut::with_capacity(len);
-    for index in 0..len.div_ceil(PAGE_SIZE) {
-        let part = PAGE_SIZE.min(len - joined.len());
-        match pages.get(index).and_then(Option::as_ref) {
-            Some(page) => joined.extend_from_slice(&page[..part]),
-            None => joined.resize(joined.len() + part, 0),
+    if len <= PAGE_SIZE {
+        let mut joined = vec![0; len];
+        fill(&mut joined, pages);
+        return joined.into();
+    }
+    let mut joined = map(len);
+    fill(&mut joined, pages);
+    Bytes::from_owner(joined)
+}
+
+fn fill(joined: &mut [u8], pages: &Pages) {
+    for (part, page) in joined.chunks_mut(PAGE_SIZE).zip(pages) {
+        if let Some(page) = page {
+            part.copy_from_slice(&page[..part.len()]);
         }
     }
-    joined.freeze()
 }

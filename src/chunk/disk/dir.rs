@@ -4,8 +4,9 @@
 //! path. Other processes, the Go client among them, may use the directory at the same time: a file that is not in the index
 //! is looked for all the same, and a scan at start and once an hour takes over what others have changed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +15,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lru::LruCache;
 use nix::sys::statvfs::statvfs;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::file::{self, Unusable};
+use super::file::{self, CacheFile, Unusable};
 use super::index::{self, Index};
 use super::scan;
 use crate::block::{BlockId, Naming};
@@ -27,6 +30,8 @@ use crate::usage::Counters;
 use crate::{Error, Result};
 
 const SCAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// Files that are kept open. Blocks never change, so an open file stays right even when its name is gone.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
 
 /// What a directory is to keep to.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +57,8 @@ pub(super) struct Shared {
     id: String,
     pub(super) naming: Naming,
     pub(super) index: Index,
+    /// Files that were read last.
+    open: Mutex<LruCache<BlockId, Arc<CacheFile>>>,
     bounds: Bounds,
     queued: AtomicU64,
     counters: Arc<Counters>,
@@ -82,6 +89,7 @@ impl CacheDir {
             id,
             naming,
             index: Index::new(bounds.capacity),
+            open: Mutex::new(LruCache::new(OPEN_FILES)),
             bounds,
             queued: AtomicU64::new(0),
             counters,
@@ -106,22 +114,30 @@ impl CacheDir {
     /// Reads verified bytes of a block; `None` if the file is missing or damaged, in which case it has been removed.
     pub(super) fn read(&self, block: BlockId, want: Range<u32>) -> Option<Bytes> {
         let shared = &self.shared;
-        let path = shared.path(block);
-        match File::open(&path).map_err(Unusable::Io).and_then(|file| file::read(&file, block.len, want)) {
+        match shared.file(block).and_then(|file| file.read(want)) {
             Ok(data) => {
                 shared.index.touch(block);
                 return Some(data);
             }
             Err(Unusable::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(Unusable::Io(e)) => warn!(path = %path.display(), error = %e, "cannot read a cache file"),
+            Err(Unusable::Io(e)) => warn!(path = %shared.path(block).display(), error = %e, "cannot read a cache file"),
             Err(Unusable::Damaged(why)) => {
+                let path = shared.path(block);
                 warn!(path = %path.display(), why, "damaged cache file deleted; its block is fetched again");
                 shared.counters.corrupt.add(1);
                 shared.unlink(block);
             }
         }
-        shared.index.forget(block);
+        shared.forget(block);
         None
+    }
+
+    /// The same without waiting: only from a file that is open, and only what the kernel has in memory.
+    pub(super) fn read_now(&self, block: BlockId, want: Range<u32>) -> Option<Bytes> {
+        let file = self.shared.open.lock().get(&block).cloned()?;
+        let data = file.read_now(want).ok()?;
+        self.shared.index.touch(block);
+        Some(data)
     }
 
     /// Has a block written in the background, unless too much waits already.
@@ -140,7 +156,7 @@ impl CacheDir {
 
     /// Has a block's file removed in the background.
     pub(super) fn remove(&self, block: BlockId) {
-        self.shared.index.forget(block);
+        self.shared.forget(block);
         // Without its thread the directory keeps a file that nobody will ask for again.
         let _ = self.jobs.send(Job::Remove(block));
     }
@@ -160,7 +176,22 @@ impl Shared {
         self.root.join("raw").join(self.naming.key(block))
     }
 
+    fn file(&self, block: BlockId) -> Result<Arc<CacheFile>, Unusable> {
+        if let Some(file) = self.open.lock().get(&block) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(CacheFile::open(&self.path(block), block.len)?);
+        self.open.lock().put(block, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn forget(&self, block: BlockId) {
+        self.open.lock().pop(&block);
+        self.index.forget(block);
+    }
+
     fn unlink(&self, block: BlockId) {
+        self.open.lock().pop(&block);
         let path = self.path(block);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -257,7 +288,7 @@ fn run(shared: &Shared, job: Job) {
         }
         Job::Remove(block) => {
             shared.unlink(block);
-            shared.index.forget(block);
+            shared.forget(block);
         }
         Job::Flush(done) => {
             // Whoever asked may have stopped waiting.

@@ -1,12 +1,13 @@
 //! One file of the disk cache: a block's plain bytes, then a CRC-32C for each 32 KiB of them, big-endian (format §5.5).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
+use rustix::io::ReadWriteFlags;
 
 /// Bytes under one checksum; the last unit of a block may be shorter.
 pub(crate) const UNIT: u32 = 32 << 10;
@@ -22,28 +23,81 @@ pub(crate) enum Unusable {
 
 impl From<io::Error> for Unusable {
     fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Damaged("it was cut short while it was open".to_owned());
+        }
         Self::Io(error)
     }
 }
 
-/// Reads `want` of a block of `len` bytes, widened to whole units so that every byte given out has been verified.
-pub(crate) fn read(file: &File, len: u32, want: Range<u32>) -> Result<Bytes, Unusable> {
-    if !has_checksums(file.metadata()?.len(), len)? {
-        return Ok(read_at(file, want.start.into(), (want.end - want.start) as usize)?.into());
+/// A file of the cache, open for reading.
+#[derive(Debug)]
+pub(crate) struct CacheFile {
+    file: File,
+    /// Plain bytes of the block.
+    len: u32,
+    has_checksums: bool,
+}
+
+impl CacheFile {
+    /// Opens the file of a block of `len` bytes.
+    pub(crate) fn open(path: &Path, len: u32) -> Result<Self, Unusable> {
+        Self::new(File::open(path)?, len)
     }
-    let units = want.start / UNIT..want.end.div_ceil(UNIT);
-    let start = units.start * UNIT;
-    let end = len.min(units.end * UNIT);
-    let data = read_at(file, start.into(), (end - start) as usize)?;
-    let sums = read_at(file, u64::from(len) + 4 * u64::from(units.start), 4 * units.len())?;
-    for ((unit, data), sum) in units.zip(data.chunks(UNIT as usize)).zip(sums.chunks_exact(4)) {
+
+    fn new(file: File, len: u32) -> Result<Self, Unusable> {
+        let has_checksums = has_checksums(file.metadata()?.len(), len)?;
+        Ok(Self { file, len, has_checksums })
+    }
+
+    /// Reads `want`, waiting for the disk if it has to.
+    pub(crate) fn read(&self, want: Range<u32>) -> Result<Bytes, Unusable> {
+        self.read_with(want, |data, offset| self.file.read_exact_at(data, offset))
+    }
+
+    /// Reads `want` if the kernel has it in memory; anything else is an error.
+    pub(crate) fn read_now(&self, want: Range<u32>) -> Result<Bytes, Unusable> {
+        self.read_with(want, |data, offset| {
+            let wanted = data.len();
+            let mut buffers = [IoSliceMut::new(data)];
+            let found = rustix::io::preadv2(&self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT)?;
+            if found == wanted { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        })
+    }
+
+    /// Widens `want` to whole units, so that every byte given out has been verified.
+    fn read_with(
+        &self,
+        want: Range<u32>,
+        read_exact: impl Fn(&mut [u8], u64) -> io::Result<()>,
+    ) -> Result<Bytes, Unusable> {
+        let read = |offset: u32, len: u32| {
+            let mut data = vec![0; len as usize];
+            read_exact(&mut data, offset.into()).map(|()| data)
+        };
+        if !self.has_checksums {
+            return Ok(read(want.start, want.end - want.start)?.into());
+        }
+        let units = want.start / UNIT..want.end.div_ceil(UNIT);
+        let start = units.start * UNIT;
+        let data = read(start, self.len.min(units.end * UNIT) - start)?;
+        let mut sums = vec![0; 4 * units.len()];
+        read_exact(&mut sums, u64::from(self.len) + 4 * u64::from(units.start))?;
+        verify(units.start, &data, &sums)?;
+        Ok(Bytes::from(data).slice((want.start - start) as usize..(want.end - start) as usize))
+    }
+}
+
+/// Compares the checksums of the units from `first` on.
+fn verify(first: u32, data: &[u8], sums: &[u8]) -> Result<(), Unusable> {
+    for ((unit, data), sum) in (first..).zip(data.chunks(UNIT as usize)).zip(sums.chunks_exact(4)) {
         let stored = u32::from_be_bytes(sum.try_into().expect("chunks of four"));
         let found = crc32c::crc32c(data);
         if stored != found {
             return Err(Unusable::Damaged(format!("CRC-32C of unit {unit} is {found:08x}, stored is {stored:08x}")));
         }
     }
-    Ok(Bytes::from(data).slice((want.start - start) as usize..(want.end - start) as usize))
+    Ok(())
 }
 
 /// Writes a block under `path` by way of `temporary` in the same directory; the directories are made when missing.
@@ -95,12 +149,6 @@ fn has_checksums(size: u64, len: u32) -> Result<bool, Unusable> {
     }
 }
 
-fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut data = vec![0; len];
-    file.read_exact_at(&mut data, offset)?;
-    Ok(data)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +157,17 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
         file
+    }
+
+    fn read(file: &File, len: u32, want: Range<u32>) -> Result<Bytes, Unusable> {
+        let file = CacheFile::new(file.try_clone().unwrap(), len)?;
+        let found = file.read(want.clone());
+        // What was read a moment ago is in the kernel's memory, where the file system can tell.
+        match (&found, file.read_now(want)) {
+            (_, Err(Unusable::Io(_))) => {}
+            (found, now) => assert_eq!(found.as_ref().ok(), now.as_ref().ok()),
+        }
+        found
     }
 
     /// Written by `juicefs` 1.4.2 as `raw/chunks/0/0/1_0_12`.

@@ -51,6 +51,11 @@ impl DiskCache {
         self.dir(block)?.read(block, want)
     }
 
+    /// The same if it needs no waiting; may be called anywhere.
+    pub(crate) fn read_now(&self, block: BlockId, want: Range<u32>) -> Option<Bytes> {
+        self.dir(block)?.read_now(block, want)
+    }
+
     /// Has a block written in the background; dropped if too much waits.
     pub(crate) fn store(&self, block: BlockId, data: Bytes) {
         if let Some(dir) = self.dir(block) {

@@ -28,16 +28,6 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-async fn eventually(what: &str, check: impl Fn() -> bool) {
-    for _ in 0..500 {
-        if check() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what} did not happen within five seconds");
-}
-
 #[tokio::test]
 async fn a_small_block_is_cached_when_written_as_the_go_client_does() {
     let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));

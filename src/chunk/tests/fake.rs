@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +35,12 @@ pub(super) struct FakeStore {
     pub(super) gate: Semaphore,
     pub(super) running: AtomicUsize,
     pub(super) most_running: AtomicUsize,
+    /// Answers with zeros and keeps nothing, after a while.
+    pub(super) hollow: AtomicBool,
 }
+
+/// What a hollow store takes for each call.
+const LATENCY: Duration = Duration::from_millis(20);
 
 /// Permits of an open gate.
 pub(super) const OPEN: usize = 1000;
@@ -51,6 +57,7 @@ impl Default for FakeStore {
             gate: Semaphore::new(OPEN),
             running: AtomicUsize::new(0),
             most_running: AtomicUsize::new(0),
+            hollow: AtomicBool::new(false),
         }
     }
 }
@@ -110,6 +117,11 @@ impl ObjectStore for FakeStore {
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
         self.gets.lock().push(range.clone());
         let _running = self.enter().await;
+        if self.hollow.load(Ordering::Relaxed) {
+            tokio::time::sleep(LATENCY).await;
+            let len: usize = key.rsplit('_').next().and_then(|len| len.parse().ok()).unwrap_or_default();
+            return Ok(vec![1; range.map_or(len, |r| (r.end - r.start) as usize)].into());
+        }
         let object = self
             .objects
             .lock()
@@ -134,7 +146,11 @@ impl ObjectStore for FakeStore {
         if self.put_faults.lock().pop_front().is_some() {
             return Err(broken());
         }
-        self.objects.lock().insert(key.to_owned(), body);
+        if self.hollow.load(Ordering::Relaxed) {
+            tokio::time::sleep(LATENCY).await;
+        } else {
+            self.objects.lock().insert(key.to_owned(), body);
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod write;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stead_base::SliceId;
 
@@ -48,6 +49,17 @@ async fn put(store: &Arc<ChunkStore>, id: u64, data: &[u8]) -> SliceWriter {
     writer.write(0, data).expect("it fits");
     writer.finish().await.expect("the store works");
     writer
+}
+
+/// Waits for something that happens in the background.
+async fn eventually(what: &str, check: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if check() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not happen within five seconds");
 }
 
 const ALL: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];

@@ -96,6 +96,50 @@ async fn read_speed() {
     }
 }
 
+/// The most memory this process has had so far, and now, MiB.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let lines = status.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"));
+    lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes seconds and tells only how much"]
+async fn memory_use() {
+    let objects = Arc::new(FakeStore::default());
+    objects.hollow.store(true, std::sync::atomic::Ordering::Relaxed);
+    let store = open(large(None), &objects);
+    println!("idle: {}", memory());
+    let writers: Vec<_> = (0..4)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { write_slices(&store, 12, 128 << 10).await })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    println!("after four writers, 3 GiB: {}", memory());
+    let readers: Vec<_> = (1..=4_u64)
+        .map(|file| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for off in (0..8 * MAX_SLICE).step_by(128 << 10) {
+                    let (id, off) = (SliceId(file * 100 + u64::from(off / MAX_SLICE)), off % MAX_SLICE);
+                    store.prefetch(id, MAX_SLICE, off, (4 << 20).min(MAX_SLICE - off));
+                    store.read(id, MAX_SLICE, off, 128 << 10).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    report("four readers, 20 ms latency", 32 * u64::from(MAX_SLICE), start.elapsed());
+    println!("after four readers, 2 GiB: {}", memory());
+}
+
 async fn random_reads(store: Arc<ChunkStore>, seed: u64) {
     let mut state = seed * 7919 + 1;
     for _ in 0..20_000 {

@@ -145,7 +145,7 @@ async fn uploads_of_all_writers_are_bounded() {
 #[tokio::test]
 async fn a_slow_store_makes_writers_wait_for_the_budget() {
     let objects = Arc::new(FakeStore::default());
-    let store = open(ChunkConfig { buffer_size: 4 * 4 * u64::from(BLOCK), ..config() }, &objects);
+    let store = open(ChunkConfig { buffer_size: 5 * 4 * u64::from(BLOCK), ..config() }, &objects);
     let limit = store.budget().limit();
     assert_eq!(limit, 4 * u64::from(BLOCK));
     objects.close_gate();
