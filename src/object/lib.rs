@@ -3,12 +3,34 @@
 //!
 //! Knows nothing of files or inodes.
 
+#[cfg(test)]
+mod behaviour;
+mod check;
+pub mod file;
+mod layers;
+pub mod memory;
+mod open;
+pub mod s3;
+
 use std::fmt;
 use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use stead_base::Timestamp;
+
+pub use check::check;
+pub use file::FileStore;
+pub use layers::failing::{Failing, Fault, Op, Rule};
+pub use layers::prefixed::Prefixed;
+pub use layers::retried::{Backoff, Retried};
+pub use layers::sharded::Sharded;
+pub use layers::swappable::Swappable;
+pub use layers::throttled::Throttled;
+pub use layers::time_limited::TimeLimited;
+pub use memory::MemoryStore;
+pub use open::{Policy, StorageConfig, decorate, open};
+pub use s3::S3Store;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,11 +49,7 @@ pub enum Error {
     NoBucket { store: String, why: String },
     /// A wrong address or option; names it.
     #[error("object storage {field} {value:?}: {why}")]
-    Config {
-        field: &'static str,
-        value: String,
-        why: String,
-    },
+    Config { field: &'static str, value: String, why: String },
     /// The store has no room.
     #[error("{store}: out of space: {why}")]
     Full { store: String, why: String },
@@ -98,4 +116,11 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     async fn create_bucket(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// The bytes that `range` asks of an object of `size` bytes, by the rules of [`ObjectStore::get`].
+fn cut(range: Option<Range<u64>>, size: u64) -> Range<u64> {
+    let range = range.unwrap_or(0..size);
+    let end = range.end.min(size);
+    range.start.min(end)..end
 }

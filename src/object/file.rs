@@ -1,0 +1,270 @@
+//! Objects as files below a directory (format.md §5.1): the key is the path.
+//!
+//! A `put` writes a temporary file next to its target and renames it. What may wait for a disk runs on the threads that
+//! the runtime keeps for that; small reads of what the kernel has in memory are answered at once.
+
+mod read;
+mod temporary;
+#[cfg(test)]
+mod tests;
+mod unsynced;
+mod walk;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use stead_base::{Clock, SystemClock};
+
+use crate::{Error, ObjectInfo, ObjectStore, Result};
+use unsynced::Unsynced;
+
+/// Attempts to write into a directory that another client may remove between our making and using it.
+const PUT_ATTEMPTS: usize = 3;
+
+/// A directory as a bucket. It is not made by `put`, so that objects never land below the mount point of a file system
+/// that is not mounted; [`create_bucket`](ObjectStore::create_bucket) makes it.
+///
+/// Keys with empty, `.` or `..` components are refused. A key that ends in `/` is a directory: `put` makes it, `delete`
+/// removes it if it is empty, and it is no object. Empty directories stay. Temporary files that are a day old are
+/// removed when a listing meets them.
+#[derive(Debug)]
+pub struct FileStore {
+    place: Arc<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    root: PathBuf,
+    unsynced: Unsynced,
+    clock: Arc<dyn Clock>,
+    /// Whether a lookup of cached names never waits, which a network file system does not promise.
+    is_local: OnceLock<bool>,
+}
+
+impl FileStore {
+    /// The store in `directory`: an absolute path, with or without `file://` before it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a path that is not absolute.
+    pub fn new(directory: &str) -> Result<Self> {
+        Self::with_clock(directory, Arc::new(SystemClock))
+    }
+
+    /// The same with a clock of one's own, which tells the age of temporary files.
+    ///
+    /// # Errors
+    /// As [`FileStore::new`].
+    pub fn with_clock(directory: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        let path = directory.strip_prefix("file://").unwrap_or(directory);
+        if !path.starts_with('/') || path.contains('\0') {
+            let why = "storage file needs an absolute directory, such as /var/lib/objects/".to_owned();
+            return Err(Error::Config { field: "bucket", value: directory.to_owned(), why });
+        }
+        let root: PathBuf = Path::new(path).components().collect();
+        let place = Place { unsynced: Unsynced::below(root.clone()), root, clock, is_local: OnceLock::new() };
+        Ok(Self { place: Arc::new(place) })
+    }
+
+    /// Runs `work` where it may wait for a disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&Place) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let place = Arc::clone(&self.place);
+        let done = tokio::task::spawn_blocking(move || work(&place).map_err(|error| (place.has_root(), error))).await;
+        match done {
+            Ok(result) => result.map_err(|(has_root, error)| self.error(key, has_root, &error)),
+            Err(ended) => Err(Error::Temporary { store: self.describe(), why: format!("{key:?}: {ended}") }),
+        }
+    }
+
+    fn error(&self, key: &str, has_root: bool, error: &io::Error) -> Error {
+        let store = self.describe();
+        let why = if key.is_empty() { error.to_string() } else { format!("{key:?}: {error}") };
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory if !has_root => {
+                Error::NoBucket { store, why: format!("there is no directory {}", self.place.root.display()) }
+            }
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Error::NotFound { store, key: key.to_owned() },
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::Denied { store, why },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Full { store, why },
+            ErrorKind::TimedOut | ErrorKind::StaleNetworkFileHandle | ErrorKind::Interrupted => {
+                Error::Temporary { store, why }
+            }
+            _ if is_out_of_files(error) => Error::Temporary { store, why },
+            _ => Error::Other { store, why },
+        }
+    }
+
+    /// The file of an object; `None` for a key that ends in `/`.
+    fn object_path(&self, key: &str) -> Result<Option<PathBuf>> {
+        let path = self.place.path(key)?;
+        Ok((!key.ends_with('/')).then_some(path))
+    }
+
+    fn not_found(&self, key: &str) -> Error {
+        Error::NotFound { store: self.describe(), key: key.to_owned() }
+    }
+}
+
+/// EMFILE and ENFILE have no kind of their own.
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let number = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| number == Some(errno.raw_os_error()))
+}
+
+impl Place {
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        let parts = key.strip_suffix('/').unwrap_or(key);
+        let is_bad = |part: &str| matches!(part, "" | "." | "..");
+        if parts.split('/').any(is_bad) || key.contains('\0') {
+            let why = "must consist of names between single slashes, none of them empty, . or ..".to_owned();
+            return Err(Error::Config { field: "key", value: key.to_owned(), why });
+        }
+        Ok(self.root.join(parts))
+    }
+
+    fn has_root(&self) -> bool {
+        self.root.is_dir()
+    }
+
+    fn read(&self, path: &Path, range: Option<Range<u64>>) -> io::Result<Bytes> {
+        self.is_local.get_or_init(|| read::is_local(&self.root));
+        read::blocking(path, range)
+    }
+
+    fn write(&self, path: PathBuf, body: &[u8]) -> io::Result<()> {
+        let temporary = temporary::beside(&path);
+        let mut file = self.create(&temporary)?;
+        let done = file.write_all(body).and_then(|()| fs::rename(&temporary, &path));
+        if done.is_err() {
+            let _the_first_error_counts = fs::remove_file(&temporary);
+        } else {
+            self.unsynced.add(path);
+        }
+        done
+    }
+
+    /// A new file, with the directories above it where they are missing.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        let create = || OpenOptions::new().write(true).create_new(true).open(path);
+        let mut result = create();
+        for _ in 1..PUT_ATTEMPTS {
+            match result {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.make_dirs(path.parent().unwrap_or(&self.root))?;
+                    result = create();
+                }
+                done => return done,
+            }
+        }
+        result
+    }
+
+    /// Makes `dir` and what is missing above it, but not the root.
+    fn make_dirs(&self, dir: &Path) -> io::Result<()> {
+        fs::metadata(&self.root)?;
+        fs::create_dir_all(dir)?;
+        self.unsynced.made_dirs(dir);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.unsynced.remove(path);
+        let done = fs::remove_file(path);
+        // What is a directory, or lies below a file, is no object.
+        is_gone(done, &[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::IsADirectory])
+    }
+
+    /// Makes the root, and its name safe.
+    fn make_root(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.root)?;
+        for dir in self.root.ancestors().take(2) {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+fn is_gone(done: io::Result<()>, kinds: &[ErrorKind]) -> io::Result<()> {
+    match done {
+        Err(error) if kinds.contains(&error.kind()) => Ok(()),
+        done => done,
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FileStore {
+    fn describe(&self) -> String {
+        format!("file://{}/", self.place.root.display())
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
+        let path = self.object_path(key)?.ok_or_else(|| self.not_found(key))?;
+        if self.place.is_local.get() == Some(&true)
+            && let Some(body) = read::cached(&path, range.clone())
+        {
+            return Ok(body);
+        }
+        self.blocking(key, move |place| place.read(&path, range)).await
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        match self.object_path(key)? {
+            Some(path) => self.blocking(key, move |place| place.write(path, &body)).await,
+            None => {
+                let dir = self.place.path(key)?;
+                self.blocking(key, move |place| place.make_dirs(&dir)).await
+            }
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        match self.object_path(key)? {
+            Some(path) => self.blocking(key, move |place| place.remove(&path)).await,
+            None => {
+                let dir = self.place.path(key)?;
+                let kinds = &[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::DirectoryNotEmpty];
+                self.blocking(key, move |_| is_gone(fs::remove_dir(&dir), kinds)).await
+            }
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectInfo> {
+        let path = self.object_path(key)?.ok_or_else(|| self.not_found(key))?;
+        let (size, modified) = self
+            .blocking(key, move |_| {
+                let metadata = fs::metadata(&path)?;
+                Ok((read::object_size(&metadata)?, metadata.modified()?))
+            })
+            .await?;
+        Ok(ObjectInfo { key: key.to_owned(), size, modified: modified.into() })
+    }
+
+    async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>> {
+        if let Some(slash) = prefix.rfind('/') {
+            self.place.path(&prefix[..=slash])?;
+        }
+        let (owned_prefix, after) = (prefix.to_owned(), after.to_owned());
+        self.blocking(prefix, move |place| {
+            let now = place.clock.now();
+            walk::Query { root: &place.root, prefix: &owned_prefix, after: &after, limit, now }.run()
+        })
+        .await
+    }
+
+    async fn sync(&self) -> Result<()> {
+        self.blocking("", |place| place.unsynced.sync()).await
+    }
+
+    async fn create_bucket(&self) -> Result<()> {
+        self.blocking("", Place::make_root).await
+    }
+}

@@ -1,0 +1,137 @@
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use stead_base::ManualClock;
+use tempfile::TempDir;
+
+use super::*;
+
+fn store() -> (TempDir, FileStore) {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let store = FileStore::new(dir.path().join("bucket").to_str().expect("text")).unwrap();
+    (dir, store)
+}
+
+async fn made() -> (TempDir, FileStore) {
+    let (dir, store) = store();
+    store.create_bucket().await.unwrap();
+    (dir, store)
+}
+
+#[tokio::test]
+async fn files_behave_as_every_store_does() {
+    let (_dir, store) = store();
+    crate::behaviour::check(Arc::new(store)).await;
+}
+
+#[tokio::test]
+async fn an_object_is_a_file_at_bucket_and_key() {
+    let (dir, store) = made().await;
+    store.put("vol/chunks/0/0/5_0_3", Bytes::from_static(b"abc")).await.unwrap();
+    let path = dir.path().join("bucket/vol/chunks/0/0/5_0_3");
+    assert_eq!(fs::read(&path).unwrap(), b"abc");
+    let names = fs::read_dir(path.parent().unwrap()).unwrap().count();
+    assert_eq!(names, 1, "no temporary file is left");
+    let probe = dir.path().join("probe");
+    fs::write(&probe, "").unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&path), mode(&probe), "0666 & umask, as any new file");
+}
+
+#[tokio::test]
+async fn keys_that_leave_the_bucket_are_refused() {
+    let (_dir, store) = made().await;
+    for key in ["../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "", "/", "a\0b", "..", "a/.."] {
+        let error = store.put(key, Bytes::new()).await.unwrap_err();
+        assert!(matches!(error, Error::Config { field: "key", .. }), "{key:?}: {error}");
+        assert!(store.get(key, None).await.is_err() && store.delete(key).await.is_err());
+        assert!(store.head(key).await.is_err());
+    }
+    store.list("../", "", 1).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_relative_bucket_is_refused() {
+    let error = FileStore::new("data/objects").unwrap_err().to_string();
+    assert!(error.contains("bucket \"data/objects\"") && error.contains("absolute"), "{error}");
+    assert_eq!(FileStore::new("file:///a//b/").unwrap().describe(), "file:///a/b/");
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_told_and_never_made_by_a_put() {
+    let (dir, store) = store();
+    for error in [
+        store.put("a/b", Bytes::new()).await.unwrap_err(),
+        store.get("a/b", None).await.unwrap_err(),
+        store.list("", "", 1).await.unwrap_err(),
+        store.list("a/b", "", 1).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::NoBucket { .. }), "{error}");
+    }
+    assert!(!dir.path().join("bucket").exists());
+    crate::check(&store).await.unwrap();
+    assert_eq!(fs::read_dir(dir.path().join("bucket")).unwrap().count(), 0, "the check made it and left it empty");
+}
+
+#[tokio::test]
+async fn temporary_files_are_no_objects_and_dead_ones_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let store = FileStore::with_clock(dir.path().to_str().unwrap(), clock.clone()).unwrap();
+    let temporary = dir.path().join(".jfs.5_0_3.tmp.123");
+    fs::write(&temporary, "x").unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    assert!(store.list("", "", 10).await.unwrap().is_empty());
+    assert!(temporary.exists(), "its writer may live");
+    clock.advance(Duration::from_secs(25 * 3600));
+    store.list("", "", 10).await.unwrap();
+    assert!(!temporary.exists());
+}
+
+#[tokio::test]
+async fn io_errors_have_their_kinds() {
+    let (_dir, store) = made().await;
+    let kind = |kind: ErrorKind| store.error("k", true, &kind.into());
+    assert!(matches!(kind(ErrorKind::StorageFull), Error::Full { .. }));
+    assert!(matches!(kind(ErrorKind::QuotaExceeded), Error::Full { .. }));
+    assert!(matches!(kind(ErrorKind::PermissionDenied), Error::Denied { .. }));
+    assert!(matches!(kind(ErrorKind::ReadOnlyFilesystem), Error::Denied { .. }));
+    assert!(kind(ErrorKind::StaleNetworkFileHandle).is_temporary());
+    assert!(store.error("k", true, &rustix::io::Errno::MFILE.into()).is_temporary());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_full() {
+    // /dev/full answers every write with ENOSPC.
+    let error = OpenOptions::new().write(true).open("/dev/full").unwrap().write_all(b"x").unwrap_err();
+    let (_dir, store) = made().await;
+    assert!(matches!(store.error("k", true, &error), Error::Full { .. }));
+}
+
+#[tokio::test]
+async fn cached_reads_agree_with_blocking_ones() {
+    let (dir, store) = made().await;
+    store.put("k", Bytes::from_static(b"0123456789")).await.unwrap();
+    let path = dir.path().join("bucket/k");
+    for range in [None, Some(0..4), Some(8..20), Some(10..11), Some(3..3)] {
+        let slow = read::blocking(&path, range.clone()).unwrap();
+        // A file system without RWF_NOWAIT answers None, which is right as well.
+        if let Some(fast) = read::cached(&path, range.clone()) {
+            assert_eq!(fast, slow, "{range:?}");
+        }
+    }
+    assert!(read::cached(&dir.path().join("bucket"), None).is_none(), "a directory is no object");
+}
+
+#[tokio::test]
+async fn sync_after_puts_and_deletes_succeeds() {
+    let (_dir, store) = made().await;
+    for n in 0..300 {
+        store.put(&format!("d/{}/{n}", n % 3), Bytes::from_static(b"x")).await.unwrap();
+    }
+    store.sync().await.unwrap();
+    store.put("e/f", Bytes::from_static(b"x")).await.unwrap();
+    store.delete("e/f").await.unwrap();
+    store.delete("e/").await.unwrap();
+    store.sync().await.unwrap();
+}
