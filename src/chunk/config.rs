@@ -58,16 +58,17 @@ impl Default for ChunkConfig {
 }
 
 /// How `buffer_size` is split. With the default of 300 MiB: 60 MiB of dirty pages (and, while a block is uploaded, as much
-/// again for the copy on the wire), 37 MiB of cached blocks, 37 MiB of blocks under way from the store. A mount that only
-/// writes or only reads therefore holds at most two fifths of `buffer_size`, one that does both two thirds; what the heap adds
+/// again for the copy on the wire), 50 MiB of cached blocks, 50 MiB of blocks under way from the store. A mount that only
+/// writes or only reads therefore holds at most two fifths of `buffer_size`, one that does both three quarters; what the heap adds
 /// for its own bookkeeping comes on top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of dirty pages and of what callers reserve: a fifth, at least four blocks.
     pub budget: u64,
-    /// Bytes of cached blocks: an eighth, 32 MiB ..= 100 MiB.
+    /// Bytes of cached blocks: a sixth, 32 MiB ..= 100 MiB.
     pub memory_cache: u64,
-    /// Bytes of whole blocks under way from the store: an eighth, at least four blocks. Prefetching takes half of it.
+    /// Bytes of whole blocks under way from the store: a sixth, at least four blocks. Prefetching takes three quarters
+    /// of it, so that whoever waits for a block never waits behind all of them.
     pub fetches: u64,
     /// Bytes that wait to be written to the disk cache: a sixteenth, at least two blocks.
     pub disk_queue: u64,
@@ -79,8 +80,8 @@ impl ChunkConfig {
         let block = u64::from(self.block_size);
         Limits {
             budget: (self.buffer_size / 5).max(4 * block),
-            memory_cache: (self.buffer_size / 8).clamp(32 * MIB, 100 * MIB),
-            fetches: (self.buffer_size / 8).max(4 * block),
+            memory_cache: (self.buffer_size / 6).clamp(32 * MIB, 100 * MIB),
+            fetches: (self.buffer_size / 6).max(4 * block),
             disk_queue: (self.buffer_size / 16).max(2 * block),
         }
     }
@@ -122,7 +123,7 @@ mod tests {
         let limits = config.limits();
         let copies = limits.budget.min(u64::from(config.max_uploads * config.block_size));
         assert!(limits.budget + copies <= config.buffer_size / 5 * 2, "{limits:?}");
-        assert!(limits.memory_cache + limits.fetches <= config.buffer_size / 4, "{limits:?}");
+        assert!(limits.memory_cache + limits.fetches <= config.buffer_size / 5 * 2, "{limits:?}");
     }
 
     #[test]

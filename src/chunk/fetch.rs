@@ -110,7 +110,7 @@ impl ChunkStore {
 
     /// Fetches a block into the caches in the background.
     pub(crate) fn prefetch_block(self: &Arc<Self>, block: BlockId, cancelled: &CancellationToken) {
-        if self.memory.contains(block) || self.prefetches.stop.is_cancelled() || !self.prefetches.enter(block) {
+        if self.prefetches.stop.is_cancelled() || self.is_near(block) || !self.prefetches.enter(block) {
             return;
         }
         let (store, cancelled) = (Arc::clone(self), cancelled.clone());
@@ -118,13 +118,18 @@ impl ChunkStore {
             let permit = store.prefetches.permit(block, &cancelled).await;
             store.prefetches.leave(block);
             if permit.is_some()
-                && !store.memory.contains(block)
+                && !store.is_near(block)
                 && let Err(error) = store.fly(Target::whole(block)).await
             {
                 debug!(%error, "prefetch failed");
             }
         };
         self.tasks.spawn_on(work, &self.runtime);
+    }
+
+    /// In memory or on its way.
+    fn is_near(&self, block: BlockId) -> bool {
+        self.memory.contains(block) || self.flights.is_under_way(&Target::whole(block))
     }
 
     /// Shares or makes the request for a block or a range of it.

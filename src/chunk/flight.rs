@@ -76,6 +76,11 @@ impl Flights {
         self.running.lock().get(target).cloned().map(Ticket)
     }
 
+    /// Whether there is a flight to `target`.
+    pub(crate) fn is_under_way(&self, target: &Target) -> bool {
+        self.running.lock().contains_key(target)
+    }
+
     /// Joins the flight to `target` or opens one, which the holder of the [`Pilot`] then has to fly.
     pub(crate) fn board(self: &Arc<Self>, target: Target) -> (Ticket, Option<Pilot>) {
         match self.running.lock().entry(target.clone()) {

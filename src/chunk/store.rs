@@ -71,7 +71,7 @@ impl ChunkStore {
             memory: MemoryCache::new(limits.memory_cache),
             disk: DiskCache::open(&config, naming, &counters)?,
             flights: Arc::default(),
-            prefetches: Prefetches::new(limits.fetches / 2),
+            prefetches: Prefetches::new(limits.fetches / 4 * 3),
             fetch_whole_block: config.prefetch > 0,
             cache_large_write: config.cache_large_write,
             uploads: Semaphore::new(max_uploads),
@@ -103,7 +103,7 @@ impl ChunkStore {
 
     /// How many bytes of read-ahead all readers together should ask for: more would push each other out of memory.
     pub fn read_ahead_limit(&self) -> u64 {
-        self.memory.limit() / 2
+        self.memory.limit() / 4 * 3
     }
 
     /// A new slice.
