@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod behaviour;
 mod check;
+#[cfg(test)]
+mod figures;
 pub mod file;
 mod layers;
 pub mod memory;

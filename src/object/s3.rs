@@ -8,7 +8,7 @@ mod address;
 mod client;
 mod failure;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::ops::Range;
 

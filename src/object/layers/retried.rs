@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::{Error, ObjectInfo, ObjectStore, Result};
+use crate::{ObjectInfo, ObjectStore, Result};
 
 tokio::task_local! {
     /// When retries of the calls inside must have ended.
@@ -50,7 +50,7 @@ impl Backoff {
     }
 }
 
-/// A store that repeats a call up to `retries` times while it fails with [`Error::Temporary`]. The last error is
+/// A store that repeats a call up to `retries` times while it fails with [`Temporary`](crate::Error::Temporary). The last error is
 /// answered as it came. Every call of an [`ObjectStore`] may be repeated: objects are written whole, and deleting a
 /// missing one succeeds.
 #[derive(Debug)]
@@ -80,24 +80,20 @@ impl Retried {
                 Err(error) if error.is_temporary() => error,
                 done => return done,
             };
-            let wait = self.pause(retry, error)?;
-            debug!(name, key, retry, ?wait, "will ask again");
+            let wait = self.backoff.draw(retry);
+            if is_too_late(wait) {
+                return Err(error);
+            }
+            debug!(name, key, retry, ?wait, %error, "asks again");
             tokio::time::sleep(wait).await;
         }
         call().await
     }
+}
 
-    /// How long to wait before a retry, or `error` if nobody would wait for it.
-    fn pause(&self, retry: u32, error: Error) -> Result<Duration> {
-        let wait = self.backoff.draw(retry);
-        match GIVE_UP_AT.try_with(|at| *at) {
-            Ok(at) if Instant::now() + wait > at => Err(error),
-            _ => {
-                debug!(%error, "temporary");
-                Ok(wait)
-            }
-        }
-    }
+/// Whether nobody would wait for an attempt after `wait`.
+fn is_too_late(wait: Duration) -> bool {
+    GIVE_UP_AT.try_with(|at| Instant::now() + wait > *at).unwrap_or(false)
 }
 
 #[async_trait]
@@ -138,7 +134,7 @@ impl ObjectStore for Retried {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Failing, Fault, MemoryStore, Op, Rule};
+    use crate::{Error, Failing, Fault, MemoryStore, Op, Rule};
 
     fn flaky(times: u32, fault: Fault) -> Arc<Failing> {
         let failing = Arc::new(Failing::new(Arc::new(MemoryStore::new())));

@@ -155,8 +155,8 @@ impl<'a> Amazon<'a> {
             let rest = &stem[*at..];
             rest == "s3" || rest.starts_with("s3.") || rest.starts_with("s3-")
         };
-        let starts = std::iter::once(0).chain(stem.match_indices('.').map(|(dot, _)| dot + 1));
-        let service = starts.filter(is_service).last()?;
+        let mut starts = std::iter::once(0).chain(stem.match_indices('.').map(|(dot, _)| dot + 1));
+        let service = starts.rfind(is_service)?;
         let rest = stem[service..].trim_start_matches("s3").trim_start_matches(['.', '-']);
         let rest = rest.strip_prefix("dualstack.").unwrap_or(rest);
         let region = rest.split('.').next().filter(|region| !region.is_empty());

@@ -1,4 +1,4 @@
-mod minio;
+pub(crate) mod minio;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ fn config(bucket: String) -> StorageConfig {
     }
 }
 
-async fn store(server: &Minio, bucket: &str) -> S3Store {
+pub(crate) async fn store(server: &Minio, bucket: &str) -> S3Store {
     S3Store::open(&config(format!("{}/{bucket}", server.endpoint()))).await.expect("the address is right")
 }
 

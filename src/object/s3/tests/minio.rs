@@ -9,14 +9,14 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-pub(super) const ACCESS_KEY: &str = "test-user";
-pub(super) const SECRET_KEY: &str = "test-password-1";
+pub(crate) const ACCESS_KEY: &str = "test-user";
+pub(crate) const SECRET_KEY: &str = "test-password-1";
 
 const VERSION: &str = "minio-v0.0.0-20260212201848-7aac2a2c5b7c";
 const ATTEMPTS: usize = 3;
 
 /// Stops the server, and removes its data, when dropped.
-pub(super) struct Minio {
+pub(crate) struct Minio {
     process: Child,
     port: u16,
     _data: TempDir,
@@ -24,7 +24,7 @@ pub(super) struct Minio {
 
 impl Minio {
     /// Starts one and waits until it serves. Another process may take the port first, so there are several attempts.
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         for _ in 0..ATTEMPTS {
             let mut server = Self::launch();
             if server.is_ready().await {
@@ -34,7 +34,7 @@ impl Minio {
         panic!("{} did not begin to serve", binary().display());
     }
 
-    pub(super) fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
@@ -83,7 +83,7 @@ async fn healthy(port: u16) -> bool {
     asked && answer.starts_with(b"HTTP/1.0 200")
 }
 
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     listener.local_addr().expect("a bound socket has an address").port()
 }
