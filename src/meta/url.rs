@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use stead_base::Clock;
 
 use crate::error::{Error, Result};
+use crate::redis::RedisStore;
 use crate::sqlite::SqliteStore;
 use crate::store::Store;
 
@@ -341,13 +342,7 @@ impl ConnectOptions {
 /// [`Error::NotSupported`] for Sentinel and cluster.
 pub async fn connect(url: &MetaUrl, options: &ConnectOptions) -> Result<Arc<dyn Store>> {
     match url {
-        MetaUrl::Redis(RedisUrl { servers: RedisServers::Sentinel { .. }, .. }) => {
-            Err(Error::NotSupported { what: "Redis through Sentinel" })
-        }
-        MetaUrl::Redis(RedisUrl { servers: RedisServers::Cluster { .. }, .. }) => {
-            Err(Error::NotSupported { what: "a Redis cluster" })
-        }
-        MetaUrl::Redis(_) => Err(Error::NotSupported { what: "Redis" }),
+        MetaUrl::Redis(url) => Ok(Arc::new(RedisStore::connect(url, options).await?)),
         MetaUrl::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, options).await?)),
     }
 }
@@ -440,6 +435,15 @@ mod tests {
         assert_eq!(url.to_string(), "redis://h:6379/1");
         for bad in ["redis://:hunter2@h:x/1", "tikv://u:hunter2@h", "redis://:hunt/hunter2@h", ":hunter2@h:x"] {
             assert!(!why(bad).contains("hunt"), "{}", why(bad));
+        }
+    }
+
+    #[tokio::test]
+    async fn sentinels_and_clusters_are_refused_for_now() {
+        let options = ConnectOptions::new(Arc::new(stead_base::SystemClock));
+        for (text, what) in [("main,s1,s2/1", "Sentinel"), ("a:1,b:2/1", "cluster")] {
+            let refused = connect(&text.parse().unwrap(), &options).await.unwrap_err().to_string();
+            assert!(refused.contains(what) && refused.ends_with("is not supported"), "{refused}");
         }
     }
 
