@@ -1,0 +1,284 @@
+//! The command line. Shared options have the names that users of the Go client know.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use stead_volume::MOUNT_OPTIONS;
+
+/// Shared POSIX volumes on Redis or SQLite and an object store, in `JuiceFS` format, for Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "stead", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to log: error, warn, info, debug, trace, or per crate (`info,stead_meta=debug`)
+    #[arg(long, global = true, value_name = "LEVEL", env = "STEAD_LOG")]
+    pub(crate) log_level: Option<String>,
+    /// Log as JSON lines
+    #[arg(long, global = true)]
+    pub(crate) log_json: bool,
+    /// Append the log to a file instead of standard error
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a volume: write its Format into a metadata engine and check its object storage
+    Format(FormatArgs),
+    /// Mount a volume
+    Mount(MountArgs),
+    /// Unmount a volume
+    Umount(UmountArgs),
+    /// Show a volume's Format, sessions and usage
+    Status(StatusArgs),
+    /// Show what lies behind a path of a mounted volume: inode, slices and objects
+    Info(InfoArgs),
+    /// Serve the CSI identity and controller services on a unix socket
+    Controller(ControllerArgs),
+    /// Serve the CSI identity and node services on a unix socket; mounts volumes, so it needs root
+    Node(NodeArgs),
+    /// Serve one mount whose FUSE descriptor comes over a socket; started by `stead node`
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+    /// Provision and mount a first volume through CSI, on SQLite and a local directory
+    Quickstart(QuickstartArgs),
+    /// Print a completion script
+    Completion(CompletionArgs),
+    /// Print the version
+    Version,
+}
+
+/// The address of a metadata engine.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MetaUrlArg {
+    /// Metadata engine: `redis://[:password@]host[:port]/db`, `sqlite3://file.db`. A password may also be in `META_PASSWORD`
+    #[arg(value_name = "META-URL")]
+    pub(crate) meta_url: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FormatArgs {
+    #[command(flatten)]
+    pub(crate) meta: MetaUrlArg,
+    /// 3 to 63 lower-case letters, digits and dashes; also the prefix of all objects
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Object storage: file, s3 (also minio)
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) storage: Option<String>,
+    /// Bucket URL, or a directory for `file` [default: /var/jfs or ~/.juicefs/local]
+    #[arg(long, value_name = "URL")]
+    pub(crate) bucket: Option<String>,
+    /// Access key of the object storage (environment: `ACCESS_KEY`)
+    #[arg(long, value_name = "KEY")]
+    pub(crate) access_key: Option<String>,
+    /// Secret key of the object storage (environment: `SECRET_KEY`)
+    #[arg(long, value_name = "KEY")]
+    pub(crate) secret_key: Option<String>,
+    /// Session token of the object storage (environment: `SESSION_TOKEN`)
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) session_token: Option<String>,
+    /// Size of a block in KiB, 64K to 16M, a power of two [default: 4M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) block_size: Option<String>,
+    /// none, lz4 or zstd [default: none]
+    #[arg(long, value_name = "ALGORITHM")]
+    pub(crate) compress: Option<String>,
+    /// Days that removed files stay in the trash; 0 = no trash [default: 1]
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) trash_days: Option<String>,
+    /// Limit of the space in GiB; 0 = none [default: 0]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<String>,
+    /// Limit of the number of inodes; 0 = none [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) inodes: Option<String>,
+    /// Spread the objects over this many buckets; the bucket URL then contains `%d`
+    #[arg(long, value_name = "N")]
+    pub(crate) shards: Option<String>,
+    /// Begin object names with a hash
+    #[arg(long)]
+    pub(crate) hash_prefix: bool,
+    /// Upload limit of all clients in Mbit/s
+    #[arg(long, value_name = "MBIT")]
+    pub(crate) upload_limit: Option<String>,
+    /// Download limit of all clients in Mbit/s
+    #[arg(long, value_name = "MBIT")]
+    pub(crate) download_limit: Option<String>,
+    /// Leave an existing volume as it is
+    #[arg(long)]
+    pub(crate) no_update: bool,
+    /// Change also what should not change on an existing volume
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MountArgs {
+    #[command(flatten)]
+    pub(crate) meta: MetaUrlArg,
+    /// Where to mount it
+    #[arg(value_name = "DIR")]
+    pub(crate) mount_point: PathBuf,
+    /// Return when the mount serves; go on in the background
+    #[arg(short = 'd', long)]
+    pub(crate) background: bool,
+    /// FUSE and mount options: `-o ro,allow_other`
+    #[arg(short = 'o', value_name = "OPTION,...")]
+    pub(crate) fuse_options: Vec<String>,
+    #[command(flatten)]
+    pub(crate) options: MountFlags,
+}
+
+/// The options of [`MOUNT_OPTIONS`] as they were given: (name, value).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MountFlags(pub(crate) Vec<(&'static str, String)>);
+
+impl clap::FromArgMatches for MountFlags {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let given = MOUNT_OPTIONS.iter().filter_map(|spec| {
+            let value = match spec.value {
+                Some(_) => matches.get_one::<String>(spec.name)?.clone(),
+                None => matches.get_flag(spec.name).then(String::new)?,
+            };
+            Some((spec.name, value))
+        });
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for MountFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.args(MOUNT_OPTIONS.iter().map(|spec| {
+            let arg = clap::Arg::new(spec.name).long(spec.name).help(spec.help);
+            match spec.value {
+                Some(value) => arg.value_name(value),
+                None => arg.action(clap::ArgAction::SetTrue),
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UmountArgs {
+    /// A mounted directory
+    #[arg(value_name = "DIR")]
+    pub(crate) mount_point: PathBuf,
+    /// Detach now, even if files are open
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) meta: MetaUrlArg,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InfoArgs {
+    /// Files or directories of a mounted volume
+    #[arg(value_name = "PATH", required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Sum up everything below a directory
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ControllerArgs {
+    /// The socket to serve on
+    #[arg(long, value_name = "unix://PATH", env = "CSI_ENDPOINT")]
+    pub(crate) endpoint: String,
+    /// Name of the driver
+    #[arg(long, value_name = "NAME", default_value = "csi.steadfast.io", env = "DRIVER_NAME")]
+    pub(crate) driver_name: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    pub(crate) service: ControllerArgs,
+    /// Name of this node
+    #[arg(long, value_name = "ID", env = "NODE_NAME")]
+    pub(crate) node_id: String,
+    /// Where mounts and their records are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/steadfast")]
+    pub(crate) state_dir: PathBuf,
+    /// User that workers run as
+    #[arg(long, value_name = "UID", default_value_t = 65532)]
+    pub(crate) worker_uid: u32,
+    /// Group that workers run as
+    #[arg(long, value_name = "GID", default_value_t = 65532)]
+    pub(crate) worker_gid: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WorkerArgs {
+    /// Number of the inherited descriptor of the control socket
+    #[arg(long, value_name = "FD")]
+    pub(crate) control_fd: i32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct QuickstartArgs {
+    /// Everything the quick start makes lies below this directory
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/steadfast-quickstart")]
+    pub(crate) state_dir: PathBuf,
+    /// Unmount, delete the volume, stop the services and remove the directory
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// User that controller and workers run as
+    #[arg(long, value_name = "UID", default_value_t = 65532)]
+    pub(crate) uid: u32,
+    /// Group that controller and workers run as
+    #[arg(long, value_name = "GID", default_value_t = 65532)]
+    pub(crate) gid: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn mount_reads_what_users_of_the_go_client_type() {
+        let line = "stead mount redis://h/1 /mnt -d --cache-size 1024 --read-only -o allow_other,ro --buffer-size=64";
+        let Command::Mount(args) = Cli::parse_from(line.split(' ')).command else { panic!("not mount") };
+        assert!(args.background);
+        assert_eq!(args.fuse_options, ["allow_other,ro"]);
+        let given: Vec<_> = args.options.0.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(given, [("read-only", ""), ("cache-size", "1024"), ("buffer-size", "64")]);
+    }
+}

@@ -1,0 +1,52 @@
+//! `stead format`: makes a volume, or changes the settings of one.
+
+use std::collections::HashMap;
+
+use stead_volume::{Existing, VolumeSecrets};
+
+use super::environment;
+use crate::args::FormatArgs;
+use crate::exit::{Code, Failure};
+
+pub(crate) async fn run(args: FormatArgs) -> Result<(), Failure> {
+    let address = environment::meta_address(&args.meta.meta_url)?;
+    let mut wanted = VolumeSecrets::parse(&members(&args, address.text)).map_err(failure)?;
+    wanted.meta = address.url;
+    let existing = if args.no_update { Existing::Keep } else { Existing::Update };
+    let format = stead_volume::format(&wanted, existing, &environment::process().clock).await.map_err(failure)?;
+    let shown = serde_json::to_string_pretty(&format.redacted().to_json());
+    println!("{}", shown.map_err(|error| Failure::general(error.to_string()))?);
+    Ok(())
+}
+
+/// The options under the names that a Secret has, so that both are read by the same rules.
+fn members(args: &FormatArgs, meta_url: String) -> HashMap<String, String> {
+    let key = |given: &Option<String>, variable| given.clone().or_else(|| environment::variable(variable));
+    let given = [
+        ("name", Some(args.name.clone())),
+        ("metaurl", Some(meta_url)),
+        ("storage", args.storage.clone()),
+        ("bucket", args.bucket.clone()),
+        ("access-key", key(&args.access_key, "ACCESS_KEY")),
+        ("secret-key", key(&args.secret_key, "SECRET_KEY")),
+        ("session-token", key(&args.session_token, "SESSION_TOKEN")),
+        ("block-size", args.block_size.clone()),
+        ("compress", args.compress.clone()),
+        ("trash-days", args.trash_days.clone()),
+        ("capacity", args.capacity.clone()),
+        ("inodes", args.inodes.clone()),
+        ("shards", args.shards.clone()),
+        ("hash-prefix", args.hash_prefix.then(|| "true".to_owned())),
+    ];
+    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+fn failure(error: stead_volume::Error) -> Failure {
+    use stead_volume::Error as E;
+    match error {
+        E::Meta(error) => error.into(),
+        E::Object(error) => error.into(),
+        E::Deadline { .. } => Failure::new(Code::Unavailable, error.to_string()),
+        other => Failure::usage(other.to_string()),
+    }
+}

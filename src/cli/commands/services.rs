@@ -1,0 +1,33 @@
+//! The processes that serve: controller, node, worker.
+
+use stead_csi::{ControllerConfig, NodeConfig, run_controller, run_node};
+use stead_keeper::launch::WorkerLaunch;
+
+use super::environment;
+use crate::args::{ControllerArgs, NodeArgs, WorkerArgs};
+use crate::exit::Failure;
+
+pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
+    let stop = environment::stop_on_signal()?;
+    let config = ControllerConfig { endpoint: args.endpoint, driver_name: args.driver_name };
+    run_controller(config, stop).await.map_err(|error| Failure::general(error.to_string()))
+}
+
+pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
+    let stop = environment::stop_on_signal()?;
+    let exe = std::env::current_exe().map_err(|error| Failure::general(format!("own program: {error}")))?;
+    let config = NodeConfig {
+        endpoint: args.service.endpoint,
+        driver_name: args.service.driver_name,
+        node_id: args.node_id,
+        state_dir: args.state_dir,
+        worker: WorkerLaunch { exe, uid: args.worker_uid, gid: args.worker_gid },
+    };
+    run_node(config, stop).await.map_err(|error| Failure::general(error.to_string()))
+}
+
+pub(crate) async fn worker(args: &WorkerArgs) -> Result<(), Failure> {
+    let stop = environment::stop_on_signal()?;
+    stead_worker::run_controlled(args.control_fd, environment::process(), stop.cancelled_owned()).await?;
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! Which log a command gets.
+
+use stead_telemetry::{LogFormat, LogTarget};
+
+use crate::args::{Cli, Command};
+use crate::exit::Failure;
+
+/// Services log what they do; commands that a person waits for only what goes wrong.
+pub(crate) fn init(cli: &Cli) -> Result<(), Failure> {
+    let usual = match cli.command {
+        Command::Mount(_) | Command::Controller(_) | Command::Node(_) | Command::Worker(_) => "info",
+        _ => "warn",
+    };
+    let filter = cli.log_level.as_deref().unwrap_or(usual);
+    let format = if cli.log_json { LogFormat::Json } else { LogFormat::Text };
+    let target = cli.log.clone().map_or(LogTarget::Stderr, LogTarget::File);
+    stead_telemetry::init(filter, format, &target).map_err(|error| Failure::usage(error.to_string()))
+}

@@ -1,0 +1,61 @@
+//! The metrics page of a mount.
+
+use std::sync::Arc;
+
+use stead_base::Tasks;
+use stead_meta::ops::Meta;
+use stead_telemetry::Page;
+use stead_vfs::Vfs;
+use stead_volume::MountConfig;
+use tracing::info;
+
+use crate::error::Error;
+use crate::stages::Process;
+
+struct MountPage {
+    vfs: Arc<Vfs>,
+    /// The labels of every series, as the Go client has them.
+    labels: String,
+}
+
+impl Page for MountPage {
+    fn metrics(&self) -> String {
+        labelled(&self.vfs.stats_text(), &self.labels)
+    }
+
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Adds labels to lines of the form `name value`.
+fn labelled(lines: &str, labels: &str) -> String {
+    let series = lines.lines().filter_map(|line| line.split_once(' '));
+    series.map(|(name, value)| format!("{name}{{{labels}}} {value}\n")).collect()
+}
+
+/// Serves `/metrics` and `/healthz` if the mount asks for it.
+pub(crate) async fn start_page(
+    config: &MountConfig,
+    process: &Process,
+    meta: &Meta,
+    vfs: &Arc<Vfs>,
+    tasks: &Tasks,
+) -> Result<(), Error> {
+    let Some(address) = &config.options.metrics else { return Ok(()) };
+    let labels = format!(
+        "mp={:?},vol_name={:?},instance={:?},juicefs_version={:?}",
+        config.mount_point.display().to_string(),
+        meta.format().name,
+        process.host_name,
+        concat!("stead-", env!("CARGO_PKG_VERSION")),
+    );
+    let page = Arc::new(MountPage { vfs: Arc::clone(vfs), labels });
+    let stop = tasks.stopping().cancelled_owned();
+    let (local, server) = stead_telemetry::serve(address, page, stop)
+        .await
+        .map_err(|error| Error::Io { what: "metrics".to_owned(), error })?;
+    info!(%local, "metrics are served");
+    tasks.spawn("metrics", server);
+    Ok(())
+}

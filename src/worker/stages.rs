@@ -1,0 +1,225 @@
+//! The start-up stages: each logged with its name and duration, each failing with a clear error. What earlier stages
+//! built is taken down again when a later one fails.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use stead_base::{Clock, Tasks};
+use stead_chunk::{ChunkConfig, ChunkStore, Compression};
+use stead_fuse::{FuseConfig, Session};
+use stead_meta::format::Format;
+use stead_meta::ops::{Meta, MetaOptions};
+use stead_meta::store::Store;
+use stead_meta::url::{ConnectOptions, MetaUrl, connect};
+use stead_object::Swappable;
+use stead_vfs::{Vfs, VfsConfig};
+use stead_volume::MountConfig;
+use tracing::{info, warn};
+
+use crate::error::{Error, Stage, StartError};
+use crate::page::start_page;
+use crate::serve::Serving;
+use crate::storage::{Remover, follow_format, object_store};
+
+/// The version that sessions carry: the Go program must be able to compare it.
+const CLIENT_VERSION: &str = concat!("1.4.0+stead-", env!("CARGO_PKG_VERSION"));
+
+/// What a worker knows of its process and machine.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// For the session's record and the metrics.
+    pub host_name: String,
+    /// This process, for the session's record.
+    pub pid: u32,
+    /// Its user: owner of the virtual files.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// Runs one stage and logs it.
+async fn run<T>(stage: Stage, work: impl Future<Output = Result<T, Error>>) -> Result<T, StartError> {
+    let began = Instant::now();
+    match work.await {
+        Ok(value) => {
+            info!(%stage, ms = began.elapsed().as_millis(), "stage done");
+            Ok(value)
+        }
+        Err(error) => {
+            warn!(%stage, ms = began.elapsed().as_millis(), %error, "stage failed");
+            Err(StartError { stage, error })
+        }
+    }
+}
+
+/// Builds all layers for `config` and serves the mount behind `fd`. Returns when the kernel's handshake is done.
+///
+/// # Errors
+/// The stage that failed and why; neither a session nor a task is left behind.
+pub async fn start(config: MountConfig, fd: OwnedFd, process: Process) -> Result<Serving, StartError> {
+    run(Stage::Checks, async { check(&config) }).await?;
+    let (store, format) = run(Stage::Format, load_format(&config, &process)).await?;
+    let objects = run(Stage::Storage, open_storage(&format, &config)).await?;
+    let chunks = run(Stage::Chunk, async { open_chunks(&format, &config, &objects) }).await?;
+    let meta = run(Stage::Session, start_session(&config, &process, store, format, &chunks)).await?;
+    let tasks = Tasks::new();
+    let served = serve(&config, fd, &process, &meta, &chunks, &objects, &tasks).await;
+    match served {
+        Ok((vfs, session)) => Ok(Serving { config, meta, chunks, vfs, session, tasks }),
+        Err(failed) => {
+            tasks.drain().await;
+            meta.drain().await;
+            if let Err(error) = meta.close_session().await {
+                warn!(%error, "the session is left to expire");
+            }
+            Err(failed)
+        }
+    }
+}
+
+async fn serve(
+    config: &MountConfig,
+    fd: OwnedFd,
+    process: &Process,
+    meta: &Arc<Meta>,
+    chunks: &Arc<ChunkStore>,
+    objects: &Arc<Swappable>,
+    tasks: &Tasks,
+) -> Result<(Arc<Vfs>, Session), StartError> {
+    let vfs = run(Stage::Vfs, async { Ok(open_vfs(config, process, meta, chunks)) }).await?;
+    run(Stage::Background, async {
+        follow_format(meta, objects, config);
+        meta.start_background();
+        start_page(config, process, meta, &vfs, tasks).await
+    })
+    .await?;
+    let fuse = FuseConfig { max_write: u32::try_from(config.options.max_fuse_io.0).unwrap_or(u32::MAX), ..FuseConfig::default() };
+    let handshake = async {
+        let serving = Session::serve(Arc::clone(&vfs), fd, fuse, tokio::runtime::Handle::current());
+        serving.map_err(|error| Error::Io { what: "FUSE handshake".to_owned(), error })
+    };
+    let session = run(Stage::Serve, handshake).await?;
+    Ok((vfs, session))
+}
+
+fn check(config: &MountConfig) -> Result<(), Error> {
+    let options = &config.options;
+    if options.max_uploads == 0 || options.max_downloads == 0 {
+        return Err(Error::BadInput("max-uploads and max-downloads must be at least 1".to_owned()));
+    }
+    if options.buffer_size.0 < 8 << 20 {
+        let given = options.buffer_size;
+        return Err(Error::BadInput(format!("buffer-size={given}: at least 8 MiB are needed")));
+    }
+    options.cache_dir.iter().try_for_each(|dir| check_cache_dir(dir))
+}
+
+fn check_cache_dir(dir: &Path) -> Result<(), Error> {
+    if !dir.is_absolute() {
+        return Err(Error::BadInput(format!("cache-dir={}: an absolute path is needed", dir.display())));
+    }
+    std::fs::create_dir_all(dir).map_err(|error| Error::Io { what: format!("cache-dir={}", dir.display()), error })
+}
+
+async fn load_format(config: &MountConfig, process: &Process) -> Result<(Arc<dyn Store>, Format), Error> {
+    let password = config.meta_password.as_ref().map(|password| password.0.clone());
+    let url = config.meta_url.0.parse::<MetaUrl>()?.or_password(password);
+    let mut options = ConnectOptions::new(Arc::clone(&process.clock));
+    options.retry_for = config.options.io_timeout;
+    let store = connect(&url, &options).await?;
+    let format = Meta::load_format(&*store).await?;
+    format.check_version(CLIENT_VERSION)?;
+    Ok((store, format))
+}
+
+async fn open_storage(format: &Format, config: &MountConfig) -> Result<Arc<Swappable>, Error> {
+    Ok(Arc::new(Swappable::new(object_store(format, config).await?)))
+}
+
+fn open_chunks(
+    format: &Format,
+    config: &MountConfig,
+    objects: &Arc<Swappable>,
+) -> Result<Arc<ChunkStore>, Error> {
+    let options = &config.options;
+    let chunk_config = ChunkConfig {
+        block_size: format.block_bytes(),
+        compression: compression(&format.compression)?,
+        hash_prefix: format.hash_prefix,
+        uuid: format.uuid.clone(),
+        cache_dirs: options.cache_dir.clone(),
+        cache_size: options.cache_size.0,
+        free_space_ratio: options.free_space_ratio,
+        cache_large_write: options.cache_large_write,
+        buffer_size: options.buffer_size.0,
+        max_uploads: options.max_uploads,
+        max_downloads: options.max_downloads,
+        prefetch: options.prefetch,
+    };
+    Ok(ChunkStore::open(chunk_config, Arc::clone(objects) as Arc<dyn stead_object::ObjectStore>)?)
+}
+
+fn compression(name: &str) -> Result<Compression, Error> {
+    Ok(match name {
+        "" | "none" => Compression::None,
+        "lz4" => Compression::Lz4,
+        "zstd" => Compression::Zstd,
+        other => {
+            let why = "none, lz4 or zstd can be read".to_owned();
+            return Err(stead_meta::Error::Format { member: "Compression", value: other.to_owned(), why }.into());
+        }
+    })
+}
+
+async fn start_session(
+    config: &MountConfig,
+    process: &Process,
+    store: Arc<dyn Store>,
+    format: Format,
+    chunks: &Arc<ChunkStore>,
+) -> Result<Arc<Meta>, Error> {
+    let options = &config.options;
+    let meta_options = MetaOptions {
+        read_only: options.read_only,
+        subdir: options.subdir.clone(),
+        skip_dir_mtime: options.skip_dir_mtime,
+        heartbeat: options.heartbeat,
+        no_bgjob: options.no_bgjob,
+        mount_point: config.mount_point.clone(),
+        version: CLIENT_VERSION.to_owned(),
+        host_name: process.host_name.clone(),
+        pid: process.pid,
+        enable_xattr: options.enable_xattr,
+        clock: Arc::clone(&process.clock),
+        ..MetaOptions::default()
+    };
+    let meta = Meta::new(store, format, meta_options).await?;
+    meta.set_slice_remover(Arc::new(Remover(Arc::clone(chunks))));
+    if !options.read_only {
+        let sid = meta.start_session().await?;
+        info!(%sid, "session started");
+    }
+    Ok(meta)
+}
+
+fn open_vfs(config: &MountConfig, process: &Process, meta: &Arc<Meta>, chunks: &Arc<ChunkStore>) -> Arc<Vfs> {
+    let options = &config.options;
+    let vfs_config = VfsConfig {
+        attr_cache: options.attr_cache,
+        entry_cache: options.entry_cache,
+        dir_entry_cache: options.dir_entry_cache,
+        negative_entry_cache: options.negative_entry_cache,
+        hide_internal: options.hide_internal,
+        prefix_internal: options.prefix_internal,
+        max_readahead: options.max_readahead.map_or_else(|| chunks.read_ahead_limit(), |size| size.0),
+        uid: process.uid,
+        gid: process.gid,
+        ..VfsConfig::default()
+    };
+    Vfs::new(vfs_config, Arc::clone(meta), Arc::clone(chunks), Arc::clone(&process.clock))
+}
