@@ -1,1 +1,53 @@
-//! placeholder
+//! The gRPC border: the Container Storage Interface 1.12 over a Unix socket, for the controller and for a node.
+//!
+//! A handler parses its request into types that cannot be wrong, checks, acts, and answers. Work goes on when a caller
+//! gives up, so that nothing is left half-done; volumes are worked on one call at a time. Secrets come with the calls and
+//! are neither stored nor logged.
+
+mod capability;
+mod config;
+mod controller;
+mod error;
+mod identity;
+mod locks;
+mod node;
+pub mod proto;
+mod rpc;
+mod server;
+
+use std::sync::Arc;
+
+use stead_base::SystemClock;
+use stead_volume::Volumes;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+pub use config::{ControllerConfig, NodeConfig, WorkerLaunch};
+pub use server::ServeError;
+
+use proto::controller_server::ControllerServer;
+use proto::identity_server::IdentityServer;
+use proto::node_server::NodeServer;
+
+/// Serves the controller until `stop` is cancelled.
+///
+/// # Errors
+/// A socket that cannot be used.
+pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -> Result<(), ServeError> {
+    let identity = identity::IdentityService::controller(&config.driver_name);
+    let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)));
+    let routes = Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller));
+    server::serve(&config.endpoint, routes, stop).await
+}
+
+/// Serves a node until `stop` is cancelled. Mounts and their workers stay.
+///
+/// # Errors
+/// A socket or a state directory that cannot be used.
+pub async fn run_node(config: NodeConfig, stop: CancellationToken) -> Result<(), ServeError> {
+    let endpoint = config.endpoint.clone();
+    let identity = identity::IdentityService::node(&config.driver_name, &config.state_dir);
+    let node = node::NodeService::open(config).map_err(|error| ServeError::State(error.to_string()))?;
+    let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node));
+    server::serve(&endpoint, routes, stop).await
+}

@@ -3,6 +3,25 @@
 //!
 //! Knows the metadata engine and the object store; nothing of FUSE, VFS or Kubernetes.
 
+mod address;
+mod capacity;
+mod engine;
+mod error;
+mod format;
 mod mount;
+mod names;
+mod params;
+mod provision;
+mod record;
+mod secrets;
+mod serve;
 
+pub use capacity::CapacityRange;
+pub use error::{Error, Kind, Result};
+pub use format::{Existing, format};
 pub use mount::{MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret};
+pub use names::{VolumeId, VolumePath};
+pub use params::{Databases, Provisioning, VolumeContext, VolumeParams};
+pub use provision::{Volume, VolumeRequest, Volumes};
+pub use secrets::VolumeSecrets;
+pub use serve::VolumeMount;

@@ -81,9 +81,9 @@ pub struct MountOptions {
     /// Largest read-ahead of one handle; `None` = derived from `buffer_size`.
     pub max_readahead: Option<ByteSize>,
     /// Parallel uploads.
-    pub max_uploads: usize,
+    pub max_uploads: u32,
     /// Parallel downloads.
-    pub max_downloads: usize,
+    pub max_downloads: u32,
     /// Retries of one object request.
     pub io_retries: u32,
     /// Longest time of one GET.
@@ -258,10 +258,7 @@ impl MountOptions {
 
     /// Sets one option by the name it has on the command line (with or without leading dashes, `_` for `-` allowed).
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), OptionError> {
-        let option = Given {
-            name: name.trim_start_matches('-'),
-            value,
-        };
+        let option = Given { name: name.trim_start_matches('-'), value };
         if PASSED_ON.contains(&option.name) {
             self.fuse_options.push(option.name.to_owned());
             return Ok(());
@@ -308,9 +305,7 @@ impl MountOptions {
             "upload-limit" => self.upload_limit = option.number("a limit in Mbit/s")?,
             "download-limit" => self.download_limit = option.number("a limit in Mbit/s")?,
             _ => {
-                return Err(OptionError::Unknown {
-                    name: option.name.to_owned(),
-                });
+                return Err(OptionError::Unknown { name: option.name.to_owned() });
             }
         }
         Ok(())
@@ -325,11 +320,7 @@ struct Given<'a> {
 
 impl Given<'_> {
     fn wrong(&self, expected: &'static str) -> OptionError {
-        OptionError::Value {
-            name: self.name.to_owned(),
-            value: self.value.to_owned(),
-            expected,
-        }
+        OptionError::Value { name: self.name.to_owned(), value: self.value.to_owned(), expected }
     }
 
     fn flag(&self) -> Result<bool, OptionError> {
@@ -341,20 +332,12 @@ impl Given<'_> {
     }
 
     fn text(&self) -> Result<String, OptionError> {
-        if self.value.is_empty() {
-            Err(self.wrong("a value"))
-        } else {
-            Ok(self.value.to_owned())
-        }
+        if self.value.is_empty() { Err(self.wrong("a value")) } else { Ok(self.value.to_owned()) }
     }
 
     fn directories(&self) -> Result<Vec<PathBuf>, OptionError> {
         let text = self.text()?;
-        Ok(if text == "memory" {
-            Vec::new()
-        } else {
-            text.split([':', ',']).map(PathBuf::from).collect()
-        })
+        Ok(if text == "memory" { Vec::new() } else { text.split([':', ',']).map(PathBuf::from).collect() })
     }
 
     fn duration(&self) -> Result<Duration, OptionError> {
@@ -385,15 +368,7 @@ mod tests {
     #[test]
     fn options_read_as_the_go_client_names_them() {
         let mut options = MountOptions::default();
-        let given = [
-            "ro",
-            "cache-size=512",
-            "buffer_size=64M",
-            "attr-cache=0.5",
-            "cache-dir=/a:/b",
-            "allow_other",
-            "",
-        ];
+        let given = ["ro", "cache-size=512", "buffer_size=64M", "attr-cache=0.5", "cache-dir=/a:/b", "allow_other", ""];
         options.apply(given).expect("all are known");
         assert!(options.read_only);
         assert_eq!(options.cache_size, ByteSize(512 << 20));
@@ -419,12 +394,7 @@ mod tests {
         let unknown = options.apply(["cache-sise=1"]).expect_err("misspelt");
         assert_eq!(unknown.to_string(), "unknown mount option \"cache-sise\"");
         let wrong = options.apply(["attr-cache=soon"]).expect_err("no duration");
-        assert!(
-            wrong
-                .to_string()
-                .starts_with("mount option attr-cache=soon: expected a duration"),
-            "{wrong}"
-        );
+        assert!(wrong.to_string().starts_with("mount option attr-cache=soon: expected a duration"), "{wrong}");
     }
 
     #[test]

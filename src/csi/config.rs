@@ -1,0 +1,30 @@
+//! What a service is started with. The command line fills it in.
+
+use std::path::PathBuf;
+
+pub use stead_keeper::launch::WorkerLaunch;
+
+/// The controller service.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// The socket to serve on: an absolute path, with or without `unix://`.
+    pub endpoint: String,
+    /// Name of the driver.
+    pub driver_name: String,
+}
+
+/// The node service.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The socket to serve on: an absolute path, with or without `unix://`.
+    pub endpoint: String,
+    /// Name of the driver.
+    pub driver_name: String,
+    /// Name of this node.
+    pub node_id: String,
+    /// Where mounts (`mounts/`), their records (`volumes/`) and the logs of workers (`logs/`) are kept. Mounts made there
+    /// must be visible to the kubelet (mount propagation).
+    pub state_dir: PathBuf,
+    /// How workers are started.
+    pub worker: WorkerLaunch,
+}

@@ -1,0 +1,198 @@
+//! The Controller service: requests into `stead_volume`'s types, its answers into responses.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use stead_volume::{CapacityRange, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes};
+use tonic::{Request, Response, Status};
+
+use crate::capability::Capability;
+use crate::error::{Error, Result};
+use crate::locks::Locks;
+use crate::proto::controller_server::Controller;
+use crate::proto::controller_service_capability::rpc::Type as RpcType;
+use crate::proto::controller_service_capability::{Rpc, Type};
+use crate::proto::validate_volume_capabilities_response::Confirmed;
+use crate::proto::{self, ControllerServiceCapability};
+use crate::rpc::answer;
+
+/// Longest time of a call that makes or finds; the work itself goes on.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Of a deletion: a large tree takes its time.
+const DELETE_LIMIT: Duration = Duration::from_secs(300);
+
+const CAPABILITIES: [RpcType; 3] = [RpcType::CreateDeleteVolume, RpcType::ExpandVolume, RpcType::SingleNodeMultiWriter];
+
+/// The Controller service.
+#[derive(Clone, Debug)]
+pub(crate) struct ControllerService {
+    volumes: Volumes,
+    locks: Locks,
+}
+
+impl ControllerService {
+    pub(crate) fn new(volumes: Volumes) -> Self {
+        Self { volumes, locks: Locks::default() }
+    }
+
+    async fn create(self, request: proto::CreateVolumeRequest) -> Result<proto::CreateVolumeResponse> {
+        let wanted = parse_create(request)?;
+        let _turn = self.locks.lock(&wanted.name).await;
+        let volume = self.volumes.create(&wanted).await?;
+        Ok(proto::CreateVolumeResponse { volume: Some(describe(volume)) })
+    }
+
+    async fn delete(self, request: proto::DeleteVolumeRequest) -> Result<proto::DeleteVolumeResponse> {
+        required("volume_id", &request.volume_id)?;
+        // An id that we could never have given out names nothing.
+        let Ok(id) = VolumeId::parse(&request.volume_id) else { return Ok(proto::DeleteVolumeResponse {}) };
+        let secrets = VolumeSecrets::parse(&request.secrets)?;
+        let _turn = self.locks.lock(id.as_str()).await;
+        self.volumes.delete(&id, &secrets).await?;
+        Ok(proto::DeleteVolumeResponse {})
+    }
+
+    async fn validate(
+        self,
+        request: proto::ValidateVolumeCapabilitiesRequest,
+    ) -> Result<proto::ValidateVolumeCapabilitiesResponse> {
+        let id = parse_id(&request.volume_id)?;
+        if request.volume_capabilities.is_empty() {
+            return Err(Error::Missing { field: "volume_capabilities" });
+        }
+        let secrets = VolumeSecrets::parse(&request.secrets)?;
+        let volume = self.volumes.find(&id, &secrets).await?;
+        let refused = |message: String| proto::ValidateVolumeCapabilitiesResponse { confirmed: None, message };
+        if let Err(error) = Capability::parse_all(&request.volume_capabilities) {
+            return Ok(refused(error.to_string()));
+        }
+        if let Some(name) = differing(&volume.context, &request.volume_context) {
+            return Ok(refused(format!("volume_context: {name} is not what the volume was made with")));
+        }
+        if !request.parameters.is_empty()
+            && let Err(error) = VolumeParams::parse(&request.parameters)
+        {
+            return Ok(refused(error.to_string()));
+        }
+        let confirmed = Confirmed {
+            volume_context: request.volume_context,
+            volume_capabilities: request.volume_capabilities,
+            parameters: request.parameters,
+            mutable_parameters: HashMap::new(),
+        };
+        Ok(proto::ValidateVolumeCapabilitiesResponse { confirmed: Some(confirmed), message: String::new() })
+    }
+
+    async fn expand(
+        self,
+        request: proto::ControllerExpandVolumeRequest,
+    ) -> Result<proto::ControllerExpandVolumeResponse> {
+        let id = parse_id(&request.volume_id)?;
+        let range = request.capacity_range.ok_or(Error::Missing { field: "capacity_range" })?;
+        let range = CapacityRange::new(range.required_bytes, range.limit_bytes)?;
+        let secrets = VolumeSecrets::parse(&request.secrets)?;
+        let _turn = self.locks.lock(id.as_str()).await;
+        let capacity = self.volumes.expand(&id, &secrets, range).await?;
+        Ok(proto::ControllerExpandVolumeResponse { capacity_bytes: signed(capacity), node_expansion_required: false })
+    }
+}
+
+#[tonic::async_trait]
+impl Controller for ControllerService {
+    async fn create_volume(
+        &self,
+        request: Request<proto::CreateVolumeRequest>,
+    ) -> Result<Response<proto::CreateVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        answer("CreateVolume", &name, LIMIT, self.clone().create(request)).await
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<proto::DeleteVolumeRequest>,
+    ) -> Result<Response<proto::DeleteVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("DeleteVolume", &id, DELETE_LIMIT, self.clone().delete(request)).await
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        request: Request<proto::ValidateVolumeCapabilitiesRequest>,
+    ) -> Result<Response<proto::ValidateVolumeCapabilitiesResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("ValidateVolumeCapabilities", &id, LIMIT, self.clone().validate(request)).await
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<proto::ControllerExpandVolumeRequest>,
+    ) -> Result<Response<proto::ControllerExpandVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("ControllerExpandVolume", &id, LIMIT, self.clone().expand(request)).await
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _request: Request<proto::ControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<proto::ControllerGetCapabilitiesResponse>, Status> {
+        let capability =
+            |rpc: RpcType| ControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })) };
+        let capabilities = CAPABILITIES.map(capability).to_vec();
+        Ok(Response::new(proto::ControllerGetCapabilitiesResponse { capabilities }))
+    }
+}
+
+fn parse_create(request: proto::CreateVolumeRequest) -> Result<VolumeRequest> {
+    required("name", &request.name)?;
+    Capability::parse_all(&request.volume_capabilities)?;
+    let unsupported = |field, why| Err(Error::Field { field, value: "…".to_owned(), why });
+    if request.volume_content_source.is_some() {
+        return unsupported("volume_content_source", "snapshots and clones are not supported yet");
+    }
+    if !request.mutable_parameters.is_empty() {
+        return unsupported("mutable_parameters", "volumes cannot be modified yet");
+    }
+    let range = request.capacity_range.unwrap_or_default();
+    Ok(VolumeRequest {
+        name: request.name,
+        capacity: CapacityRange::new(range.required_bytes, range.limit_bytes)?,
+        params: VolumeParams::parse(&request.parameters)?,
+        secrets: VolumeSecrets::parse(&request.secrets)?,
+    })
+}
+
+fn describe(volume: Volume) -> proto::Volume {
+    proto::Volume {
+        capacity_bytes: signed(volume.capacity),
+        volume_id: volume.id.to_string(),
+        volume_context: volume.context,
+        content_source: None,
+        accessible_topology: Vec::new(),
+    }
+}
+
+/// An attribute that both sides name and that differs. External-provisioner adds its own to those that we handed out.
+fn differing<'a>(ours: &HashMap<String, String>, given: &'a HashMap<String, String>) -> Option<&'a str> {
+    let differs = |(name, value): &(&String, &String)| ours.get(*name).is_some_and(|own| own != *value);
+    given.iter().find(differs).map(|(name, _)| name.as_str())
+}
+
+pub(crate) fn required(field: &'static str, value: &str) -> Result<()> {
+    if value.is_empty() { Err(Error::Missing { field }) } else { Ok(()) }
+}
+
+pub(crate) fn parse_id(text: &str) -> Result<VolumeId> {
+    required("volume_id", text)?;
+    Ok(VolumeId::parse(text)?)
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! The Node service: volumes mounted on this machine.
+
+mod process;
+mod publish;
+mod state;
+mod stats;
+mod target;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::time::Duration;
+
+use stead_keeper::mount;
+use stead_volume::VolumeId;
+use tonic::{Request, Response, Status};
+
+use crate::config::NodeConfig;
+use crate::controller::parse_id;
+use crate::error::{Error, Result};
+use crate::locks::Locks;
+use crate::proto;
+use crate::proto::NodeServiceCapability;
+use crate::proto::node_server::Node;
+use crate::proto::node_service_capability::rpc::Type as RpcType;
+use crate::proto::node_service_capability::{Rpc, Type};
+use crate::rpc::answer;
+
+use publish::{Publication, Publisher};
+use state::StateDir;
+use stats::Stats;
+use worker::Workers;
+
+const PUBLISH: Duration = Duration::from_secs(90);
+const STATS: Duration = Duration::from_secs(15);
+
+const CAPABILITIES: [RpcType; 3] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter, RpcType::VolumeMountGroup];
+
+/// The Node service.
+#[derive(Clone)]
+pub(crate) struct NodeService {
+    node_id: String,
+    publisher: Publisher,
+    stats: Stats,
+    locks: Locks,
+}
+
+impl NodeService {
+    /// Opens the state directory; goes on with the mounts that are there.
+    pub(crate) fn open(config: NodeConfig) -> Result<Self> {
+        let state = StateDir::open(&config.state_dir)?;
+        let workers = Workers::new(config.worker, state.clone());
+        let publisher = Publisher { state, workers };
+        Ok(Self { node_id: config.node_id, publisher, stats: Stats::default(), locks: Locks::default() })
+    }
+
+    async fn publish(self, request: proto::NodePublishVolumeRequest) -> Result<proto::NodePublishVolumeResponse> {
+        let publication = Publication::parse(&request)?;
+        drop(request);
+        let _turn = self.locks.lock(publication.id.as_str()).await;
+        self.publisher.publish(publication).await?;
+        Ok(proto::NodePublishVolumeResponse {})
+    }
+
+    async fn unpublish(self, request: proto::NodeUnpublishVolumeRequest) -> Result<proto::NodeUnpublishVolumeResponse> {
+        let id = parse_id(&request.volume_id)?;
+        let target = target::resolve(&target::parse("target_path", &request.target_path)?);
+        let _turn = self.locks.lock(id.as_str()).await;
+        self.publisher.unpublish(&id, &target).await?;
+        Ok(proto::NodeUnpublishVolumeResponse {})
+    }
+
+    async fn volume_stats(
+        self,
+        request: proto::NodeGetVolumeStatsRequest,
+    ) -> Result<proto::NodeGetVolumeStatsResponse> {
+        let id = parse_id(&request.volume_id)?;
+        let path = target::resolve(&target::parse("volume_path", &request.volume_path)?);
+        if !self.is_published(&id, &path)? {
+            return Err(Error::NotPublished { volume: id.to_string(), path });
+        }
+        let usage = self.stats.usage(&path).await?;
+        Ok(proto::NodeGetVolumeStatsResponse { usage, volume_condition: None })
+    }
+
+    fn is_published(&self, id: &VolumeId, path: &std::path::Path) -> Result<bool> {
+        let state = self.publisher.state.load(id)?;
+        Ok(state.is_some_and(|state| state.targets.contains_key(path)) && mount::root_of(path)?.is_some())
+    }
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    async fn node_publish_volume(
+        &self,
+        request: Request<proto::NodePublishVolumeRequest>,
+    ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("NodePublishVolume", &id, PUBLISH, self.clone().publish(request)).await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<proto::NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<proto::NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("NodeUnpublishVolume", &id, PUBLISH, self.clone().unpublish(request)).await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<proto::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<proto::NodeGetVolumeStatsResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("NodeGetVolumeStats", &id, STATS, self.clone().volume_stats(request)).await
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _request: Request<proto::NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<proto::NodeGetCapabilitiesResponse>, Status> {
+        let capability = |rpc: RpcType| NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })) };
+        let capabilities = CAPABILITIES.map(capability).to_vec();
+        Ok(Response::new(proto::NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _request: Request<proto::NodeGetInfoRequest>,
+    ) -> Result<Response<proto::NodeGetInfoResponse>, Status> {
+        Ok(Response::new(proto::NodeGetInfoResponse {
+            node_id: self.node_id.clone(),
+            // No limit: a worker is a process, not a device.
+            max_volumes_per_node: 0,
+            accessible_topology: None,
+        }))
+    }
+}

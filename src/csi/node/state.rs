@@ -1,0 +1,142 @@
+//! What a node remembers of its volumes across a restart: targets and worker, in one JSON file per volume. Never a
+//! secret.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use stead_volume::VolumeId;
+
+use super::process::ProcessId;
+use crate::error::{Error, Result};
+
+/// A volume on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeState {
+    /// The volume's id.
+    pub(crate) volume: String,
+    /// File system and directory that are served.
+    pub(crate) identity: String,
+    /// Who serves it; `None` = nobody yet.
+    pub(crate) worker: Option<ProcessId>,
+    /// The worker was asked to end.
+    pub(crate) draining: bool,
+    /// Where it is published.
+    pub(crate) targets: BTreeMap<PathBuf, TargetState>,
+}
+
+/// A place where a volume is published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TargetState {
+    /// Number of the CSI access mode.
+    pub(crate) mode: i32,
+    /// Bound read-only.
+    pub(crate) read_only: bool,
+    /// The group that may use it.
+    pub(crate) group: Option<u32>,
+}
+
+impl VolumeState {
+    pub(crate) fn new(id: &VolumeId, identity: String) -> Self {
+        Self { volume: id.to_string(), identity, worker: None, draining: false, targets: BTreeMap::new() }
+    }
+}
+
+/// The directory of a node's state.
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir {
+    root: PathBuf,
+}
+
+impl StateDir {
+    /// Makes the directories that are missing.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::State { path: path.to_owned(), why: error.to_string() };
+        for name in ["mounts", "volumes", "logs"] {
+            fs::create_dir_all(path.join(name)).map_err(failed)?;
+        }
+        // Mount points are compared with those in mountinfo, which has no symbolic links.
+        Ok(Self { root: path.canonicalize().map_err(failed)? })
+    }
+
+    /// Where a volume's worker is mounted.
+    pub(crate) fn mount_point(&self, id: &VolumeId) -> PathBuf {
+        self.root.join("mounts").join(id.as_str())
+    }
+
+    /// Where a volume's worker writes its log.
+    pub(crate) fn log(&self, id: &VolumeId) -> PathBuf {
+        self.root.join("logs").join(format!("{id}.log"))
+    }
+
+    fn file(&self, id: &VolumeId) -> PathBuf {
+        self.root.join("volumes").join(format!("{id}.json"))
+    }
+
+    /// What is known of a volume.
+    pub(crate) fn load(&self, id: &VolumeId) -> Result<Option<VolumeState>> {
+        let path = self.file(id);
+        let damaged = |why: String| Error::State { path: path.clone(), why };
+        match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| damaged(error.to_string())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(damaged(error.to_string())),
+        }
+    }
+
+    /// Replaces what is known of a volume: whole or not at all, also when the machine stops.
+    pub(crate) fn save(&self, id: &VolumeId, state: &VolumeState) -> Result<()> {
+        let path = self.file(id);
+        let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
+        let temporary = self.root.join("volumes").join(format!(".{id}.tmp"));
+        let json = serde_json::to_vec_pretty(state).expect("paths of targets were texts in the request");
+        let mut file = File::create(&temporary).map_err(failed)?;
+        file.write_all(&json).and_then(|()| file.sync_all()).map_err(failed)?;
+        fs::rename(&temporary, &path).map_err(failed)?;
+        File::open(self.root.join("volumes")).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+
+    /// Forgets a volume.
+    pub(crate) fn remove(&self, id: &VolumeId) -> Result<()> {
+        let path = self.file(id);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::State { path, why: error.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_remembered_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().expect("a place");
+        let state_dir = StateDir::open(dir.path()).expect("writable");
+        let id = VolumeId::parse("v").expect("right");
+        assert_eq!(state_dir.load(&id).expect("readable"), None);
+        let mut state = VolumeState::new(&id, "shared:/v".to_owned());
+        state.worker = ProcessId::of(std::process::id().cast_signed());
+        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7) });
+        state_dir.save(&id, &state).expect("writable");
+        let reopened = StateDir::open(dir.path()).expect("there");
+        assert_eq!(reopened.load(&id).expect("readable"), Some(state));
+        reopened.remove(&id).expect("removed");
+        reopened.remove(&id).expect("a repeat is fine");
+        assert_eq!(reopened.load(&id).expect("readable"), None);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().expect("a place");
+        let state_dir = StateDir::open(dir.path()).expect("writable");
+        std::fs::write(dir.path().join("volumes/v.json"), "{").expect("new");
+        let error = state_dir.load(&VolumeId::parse("v").expect("right")).expect_err("damaged");
+        assert!(error.to_string().contains("volumes/v.json"), "{error}");
+    }
+}

@@ -1,0 +1,3 @@
+//! Messages, services and clients generated from `proto/csi.proto`.
+
+tonic::include_proto!("csi.v1");

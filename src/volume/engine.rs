@@ -1,0 +1,264 @@
+//! Opening a file system for the control path: engine, Format, objects. Formats it if it is not there yet.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use stead_base::{Clock, SliceId};
+use stead_meta::Error as MetaError;
+use stead_meta::format::Format;
+use stead_meta::ops::{Meta, MetaOptions, SliceRemover};
+use stead_meta::store::Store;
+use stead_meta::url::{ConnectOptions, MetaUrl, connect};
+use stead_object::{ObjectStore, Policy, StorageConfig};
+use tracing::info;
+
+use crate::error::{Error, Result};
+use crate::mount::Secret;
+use crate::secrets::VolumeSecrets;
+
+/// How long an engine or a bucket may take to answer before a call fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The object that says whose prefix this is (format.md §1.3).
+const UUID_OBJECT: &str = "juicefs_uuid";
+
+/// A file system as the control path works with it.
+pub(crate) struct FileSystem {
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+}
+
+/// Waits for a first contact, so that a wrong address is an error and not a hanging call.
+async fn patiently<T, E>(what: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T>
+where
+    Error: From<E>,
+{
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(result) => Ok(result?),
+        Err(_elapsed) => Err(Error::Deadline { what, limit: PATIENCE }),
+    }
+}
+
+/// Connects to an engine. `create` makes a SQLite file that is not there.
+pub(crate) async fn engine(url: &MetaUrl, create: bool, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>> {
+    let mut options = ConnectOptions::new(Arc::clone(clock));
+    options.retry_for = PATIENCE / 2;
+    options.create = create;
+    patiently("connecting to the metadata engine", connect(url, &options)).await
+}
+
+/// The Format in an engine; `None` if there is none.
+pub(crate) async fn stored_format(store: &dyn Store) -> Result<Option<Format>> {
+    match patiently("reading the Format", Meta::load_format(store)).await {
+        Ok(format) => Ok(Some(format)),
+        Err(Error::Meta(MetaError::NotFormatted { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens what is formatted in `store`.
+pub(crate) async fn open(
+    store: Arc<dyn Store>,
+    format: Format,
+    secrets: &VolumeSecrets,
+    clock: &Arc<dyn Clock>,
+) -> Result<FileSystem> {
+    let objects = objects(&format, secrets).await?;
+    let options = MetaOptions {
+        enable_xattr: true,
+        no_bgjob: true,
+        // Times in directories matter to nobody here, but are cheap to keep exact.
+        skip_dir_mtime: Duration::ZERO,
+        clock: Arc::clone(clock),
+        ..MetaOptions::default()
+    };
+    let blocks = Blocks::of(&format, Arc::clone(&objects));
+    let meta = Meta::new(store, format, options).await?;
+    meta.set_slice_remover(Arc::new(blocks));
+    Ok(FileSystem { meta, objects })
+}
+
+/// Opens the file system `wanted.name` in `store` for a new volume: formats it if nothing is there, and makes sure that
+/// its bucket answers and is its own.
+///
+/// # Errors
+/// [`Error::InUse`] when engine or prefix hold something else.
+pub(crate) async fn ensure(
+    store: Arc<dyn Store>,
+    wanted: impl FnOnce() -> Result<Format>,
+    name: &str,
+    secrets: &VolumeSecrets,
+    clock: &Arc<dyn Clock>,
+) -> Result<FileSystem> {
+    let format = match stored_format(&*store).await? {
+        Some(format) => format,
+        None => write_format(&*store, &wanted()?, secrets, clock).await?,
+    };
+    if format.name != name {
+        let why = format!("it holds the file system {:?}, the secret names {name:?}", format.name);
+        return Err(Error::InUse { place: store.describe(), why });
+    }
+    let file_system = open(store, format, secrets, clock).await?;
+    let uuid = file_system.meta.format().uuid.clone();
+    patiently("reading from the bucket", own_prefix(&*file_system.objects, &uuid)).await?;
+    Ok(file_system)
+}
+
+/// Formats: the setting first, the bucket's mark after it, so that a crash in between is repaired by [`own_prefix`].
+async fn write_format(
+    store: &dyn Store,
+    format: &Format,
+    secrets: &VolumeSecrets,
+    clock: &Arc<dyn Clock>,
+) -> Result<Format> {
+    let mut format = format.clone();
+    format.raise_min_client_version();
+    format.validate()?;
+    let objects = objects(&format, secrets).await?;
+    patiently("reaching the bucket", async {
+        objects.create_bucket().await?;
+        stead_object::check(&*objects).await
+    })
+    .await?;
+    if let Err(in_use) = patiently("listing the bucket", empty_prefix(&*objects)).await {
+        // Another controller may have formatted it just now.
+        return stored_format(store).await?.ok_or(in_use);
+    }
+    match Meta::write_format(store, &format, clock.as_ref()).await {
+        Ok(format) => {
+            info!(name = format.name, uuid = format.uuid, engine = store.describe(), "formatted a file system");
+            Ok(format)
+        }
+        // Somebody else's file system came first; the caller compares the names.
+        Err(error @ MetaError::Format { .. }) => stored_format(store).await?.ok_or(Error::Meta(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn empty_prefix(objects: &dyn ObjectStore) -> Result<()> {
+    let mut after = String::new();
+    loop {
+        let page = objects.list("", &after, 100).await?;
+        if let Some(object) = page.iter().find(|object| object.size > 0 && !object.key.starts_with("testing")) {
+            let why = format!("a new file system needs an empty prefix, but there is {:?}", object.key);
+            return Err(Error::InUse { place: objects.describe(), why });
+        }
+        match page.last() {
+            Some(last) if page.len() == 100 => after.clone_from(&last.key),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Makes sure that the prefix belongs to the file system `uuid`, and marks it if a crash prevented that.
+async fn own_prefix(objects: &dyn ObjectStore, uuid: &str) -> Result<()> {
+    match objects.get(UUID_OBJECT, None).await {
+        Ok(found) if found == uuid.as_bytes() => Ok(()),
+        Ok(found) => {
+            let other = String::from_utf8_lossy(&found[..found.len().min(64)]).into_owned();
+            let why = format!("it belongs to the file system {other:?}, this one is {uuid}");
+            Err(Error::InUse { place: objects.describe(), why })
+        }
+        Err(stead_object::Error::NotFound { .. }) => {
+            Ok(objects.put(UUID_OBJECT, Bytes::copy_from_slice(uuid.as_bytes())).await?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The objects of a file system, below its prefix. Credentials in the Secret win over those in the Format.
+async fn objects(format: &Format, secrets: &VolumeSecrets) -> Result<Arc<dyn ObjectStore>> {
+    let mut format = format.clone();
+    format.decrypt_secrets()?;
+    let either = |given: &Option<Secret>, stored: &str| match given {
+        Some(secret) => Some(secret.0.clone()),
+        None => (!stored.is_empty()).then(|| stored.to_owned()),
+    };
+    let config = StorageConfig {
+        storage: format.storage.clone(),
+        bucket: format.bucket.clone(),
+        access_key: either(&secrets.access_key, &format.access_key),
+        secret_key: either(&secrets.secret_key, &format.secret_key),
+        session_token: either(&secrets.session_token, &format.session_token),
+        shards: format.shards,
+    };
+    let raw = patiently("opening the bucket", stead_object::open(&config)).await?;
+    let policy = Policy {
+        prefix: format!("{}/", format.name),
+        retries: 2,
+        get_timeout: PATIENCE,
+        put_timeout: PATIENCE,
+        upload_limit: 0,
+        download_limit: 0,
+    };
+    Ok(stead_object::decorate(raw, &policy))
+}
+
+/// Removes the blocks of deleted files (names: format.md §5.1).
+struct Blocks {
+    objects: Arc<dyn ObjectStore>,
+    block_bytes: u32,
+    hash_prefix: bool,
+}
+
+impl Blocks {
+    fn of(format: &Format, objects: Arc<dyn ObjectStore>) -> Self {
+        Self { objects, block_bytes: format.block_bytes(), hash_prefix: format.hash_prefix }
+    }
+
+    fn key(&self, id: SliceId, index: u32, length: u32) -> String {
+        let id = id.0;
+        if self.hash_prefix {
+            format!("chunks/{:02X}/{}/{id}_{index}_{length}", id % 256, id / 1_000_000)
+        } else {
+            format!("chunks/{}/{}/{id}_{index}_{length}", id / 1_000_000, id / 1000)
+        }
+    }
+
+    fn keys(&self, id: SliceId, size: u32) -> Vec<String> {
+        let blocks = 0..size.div_ceil(self.block_bytes);
+        blocks.map(|index| self.key(id, index, self.block_bytes.min(size - index * self.block_bytes))).collect()
+    }
+}
+
+#[async_trait]
+impl SliceRemover for Blocks {
+    async fn remove_slice(&self, id: SliceId, size: u32) -> std::result::Result<(), String> {
+        for key in self.keys(id, size) {
+            self.objects.delete(&key).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stead_object::memory::MemoryStore;
+
+    use super::*;
+
+    fn blocks(hash_prefix: bool) -> Blocks {
+        Blocks { objects: Arc::new(MemoryStore::new()), block_bytes: 65536, hash_prefix }
+    }
+
+    #[test]
+    fn blocks_are_named_as_the_format_says() {
+        let keys = blocks(false).keys(SliceId(1_234_567), 100_000);
+        assert_eq!(keys, ["chunks/1/1234/1234567_0_65536", "chunks/1/1234/1234567_1_34464"]);
+        assert_eq!(blocks(true).keys(SliceId(5), 65536), ["chunks/05/0/5_0_65536"]);
+        assert!(blocks(false).keys(SliceId(5), 0).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_prefix_belongs_to_one_file_system() {
+        let store = MemoryStore::new();
+        own_prefix(&store, "a").await.expect("free, so it is marked");
+        own_prefix(&store, "a").await.expect("its own");
+        let error = own_prefix(&store, "b").await.expect_err("not its own").to_string();
+        assert!(error.contains("belongs to the file system \"a\""), "{error}");
+        let error = empty_prefix(&store).await.expect_err("not empty").to_string();
+        assert!(error.contains(UUID_OBJECT), "{error}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Why a volume could not be made, found, changed or removed. `stead_csi` maps each kind to a gRPC status.
+
+use std::time::Duration;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, in words for the person who wrote the StorageClass or the Secret. Never holds a secret's value.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it; fields are what failed")]
+pub enum Error {
+    #[error("parameter {name}: {value:?} is not {expected}")]
+    Parameter { name: String, value: String, expected: String },
+    #[error("unknown parameter {name:?}")]
+    UnknownParameter { name: String },
+    /// The value is not shown: it may be a credential in the wrong place.
+    #[error("secret member {name}: {why}")]
+    Secret { name: &'static str, why: String },
+    #[error("the secret has no member {name:?}: {why}")]
+    MissingSecret { name: &'static str, why: &'static str },
+    #[error("{what} {value:?}: {why}")]
+    Name { what: &'static str, value: String, why: &'static str },
+    /// The request can be met by no volume.
+    #[error("capacity: required {required} bytes, limit {limit} bytes: {why}")]
+    Capacity { required: i64, limit: i64, why: &'static str },
+    #[error("{what} is not supported: {why}")]
+    Unsupported { what: &'static str, why: &'static str },
+    /// There is a volume of that name, made from another request.
+    #[error("volume {id} exists with another {what}: {existing}, now {requested} is asked for")]
+    Exists { id: String, what: &'static str, existing: String, requested: String },
+    #[error("volume {id} does not exist")]
+    NotFound { id: String },
+    /// Another call works on the volume.
+    #[error("volume {id} is being deleted")]
+    BeingDeleted { id: String },
+    /// The engine or the bucket belongs to somebody else.
+    #[error("{place} is in use: {why}")]
+    InUse { place: String, why: String },
+    #[error("no free database in {range}: all hold other volumes")]
+    NoDatabase { range: String },
+    /// A record of ours that does not decode.
+    #[error("the record of volume {id} is damaged: {why}")]
+    Record { id: String, why: String },
+    #[error("{what} did not end within {limit:?}")]
+    Deadline { what: &'static str, limit: Duration },
+    #[error("file {path}: {why}")]
+    File { path: String, why: String },
+    #[error(transparent)]
+    Option(#[from] crate::OptionError),
+    #[error(transparent)]
+    Meta(#[from] stead_meta::Error),
+    #[error(transparent)]
+    Object(#[from] stead_object::Error),
+}
+
+impl Error {
+    pub(crate) fn parameter(name: &str, value: &str, expected: impl Into<String>) -> Self {
+        Self::Parameter { name: name.to_owned(), value: value.to_owned(), expected: expected.into() }
+    }
+}
+
+/// What a caller can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Mend the request.
+    Invalid,
+    /// Ask for another size.
+    OutOfRange,
+    /// Choose another name.
+    Exists,
+    /// There is nothing of that name.
+    NotFound,
+    /// Ask again when the other call has ended.
+    Busy,
+    /// Something outside of the request has to be changed first.
+    Precondition,
+    /// Make room.
+    Exhausted,
+    /// Give other credentials.
+    Denied,
+    /// Ask again later.
+    Unavailable,
+    /// Ask again; it took too long.
+    Deadline,
+    /// Look into the log.
+    Internal,
+}
+
+impl Error {
+    /// The kind of this error. Exhaustive: a new error has to be sorted in here.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Parameter { .. }
+            | Self::UnknownParameter { .. }
+            | Self::Secret { .. }
+            | Self::MissingSecret { .. }
+            | Self::Name { .. }
+            | Self::Unsupported { .. }
+            | Self::Option(_) => Kind::Invalid,
+            Self::Capacity { .. } => Kind::OutOfRange,
+            Self::Exists { .. } => Kind::Exists,
+            Self::NotFound { .. } => Kind::NotFound,
+            Self::BeingDeleted { .. } => Kind::Busy,
+            Self::InUse { .. } => Kind::Precondition,
+            Self::NoDatabase { .. } => Kind::Exhausted,
+            Self::Deadline { .. } => Kind::Deadline,
+            Self::Record { .. } | Self::File { .. } => Kind::Internal,
+            Self::Meta(error) => meta_kind(error),
+            Self::Object(error) => object_kind(error),
+        }
+    }
+}
+
+fn meta_kind(error: &stead_meta::Error) -> Kind {
+    use stead_meta::Error as Meta;
+    match error {
+        Meta::Address { .. }
+        | Meta::Invalid { .. }
+        | Meta::InvalidName { .. }
+        | Meta::NameTooLong { .. }
+        | Meta::NotSupported { .. } => Kind::Invalid,
+        Meta::NotFormatted { .. } | Meta::Format { .. } | Meta::NotDirectory { .. } | Meta::ReadOnly => {
+            Kind::Precondition
+        }
+        Meta::Denied { .. } => Kind::Denied,
+        Meta::Unavailable { .. } => Kind::Unavailable,
+        Meta::EngineFull { .. } | Meta::NoSpace { .. } | Meta::QuotaExceeded { .. } => Kind::Exhausted,
+        Meta::Conflict { .. } => Kind::Busy,
+        Meta::NoEntry { .. }
+        | Meta::NoInode { .. }
+        | Meta::Exists { .. }
+        | Meta::IsDirectory { .. }
+        | Meta::NotEmpty { .. }
+        | Meta::NotPermitted { .. }
+        | Meta::AccessDenied { .. }
+        | Meta::TooBig { .. }
+        | Meta::NoXattr { .. }
+        | Meta::XattrExists { .. }
+        | Meta::TooLarge { .. }
+        | Meta::NoSession { .. }
+        | Meta::Corrupt { .. }
+        | Meta::Engine { .. } => Kind::Internal,
+    }
+}
+
+fn object_kind(error: &stead_object::Error) -> Kind {
+    use stead_object::Error as Object;
+    match error {
+        Object::Config { .. } => Kind::Invalid,
+        Object::NoBucket { .. } => Kind::Precondition,
+        Object::Denied { .. } => Kind::Denied,
+        Object::Full { .. } => Kind::Exhausted,
+        Object::Temporary { .. } => Kind::Unavailable,
+        Object::NotFound { .. } | Object::Other { .. } => Kind::Internal,
+    }
+}

@@ -1,0 +1,308 @@
+//! The parameters of a StorageClass, and the attributes of a PersistentVolume, read once.
+
+use std::collections::HashMap;
+
+use tracing::info;
+
+use crate::error::{Error, Result};
+use crate::mount::MountOptions;
+use crate::names::VolumePath;
+
+/// Keys that external-provisioner and kubelet add, and what Kubernetes keeps for itself.
+const KUBERNETES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
+const PVC_NAME: &str = "csi.storage.k8s.io/pvc/name";
+const PVC_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
+const PV_NAME: &str = "csi.storage.k8s.io/pv/name";
+/// The attribute of a volume that names its directory.
+pub(crate) const PATH: &str = "path";
+pub(crate) const MOUNT_OPTIONS: &str = "mountOptions";
+pub(crate) const PROVISIONING: &str = "provisioning";
+
+/// What a volume is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Provisioning {
+    /// A directory with a quota in the file system of the Secret.
+    Directory {
+        /// Where; `None` = a directory with the volume's name in the root.
+        path: Option<VolumePath>,
+    },
+    /// A file system of its own: prefix, Format, trash.
+    FileSystem {
+        /// The Redis databases that it may take.
+        databases: Option<Databases>,
+    },
+}
+
+/// Redis databases that this driver may format and erase: both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Databases {
+    /// The first.
+    pub first: u32,
+    /// The last, not below the first.
+    pub last: u32,
+}
+
+impl Databases {
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let range = Self { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? };
+        (range.first <= range.last && range.last < 65_536).then_some(range)
+    }
+}
+
+impl std::fmt::Display for Databases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "databases {}-{}", self.first, self.last)
+    }
+}
+
+/// The parameters of a StorageClass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeParams {
+    /// What to make.
+    pub provisioning: Provisioning,
+    /// Mode of the volume's root, `0 ..= 0o7777`; 0777 by default, as the Go driver has it.
+    pub mode: u16,
+    /// Its owner, 0 by default.
+    pub uid: u32,
+    /// Its group, 0 by default.
+    pub gid: u32,
+    /// Limit of inodes; `None` = none.
+    pub inodes: Option<u64>,
+    /// Mount options for every use of the volume, checked, as they were written.
+    pub mount_options: String,
+}
+
+impl VolumeParams {
+    /// Reads the parameters of a CreateVolume call.
+    ///
+    /// # Errors
+    /// Names the parameter that is unknown or wrong, its value and what would be right.
+    pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
+        let given = Given { parameters };
+        let mut kind = "directory";
+        let (mut pattern, mut databases) = (None, None);
+        let (mut mode, mut uid, mut gid, mut inodes, mut mount_options) = (0o777, 0, 0, None, String::new());
+        for (name, value) in given.sorted() {
+            match name {
+                PROVISIONING => kind = value,
+                "pathPattern" => pattern = Some(value),
+                "databases" => databases = Some(given.parsed(name, Databases::parse, "a range such as 1-15")?),
+                "mode" => mode = given.parsed(name, octal, "an octal mode such as 0755")?,
+                "uid" => uid = given.parsed(name, number, "a user id")?,
+                "gid" => gid = given.parsed(name, number, "a group id")?,
+                "inodes" => inodes = Some(given.parsed(name, number, "a number of inodes")?),
+                MOUNT_OPTIONS => value.clone_into(&mut mount_options),
+                _ => accept_other(name, value)?,
+            }
+        }
+        MountOptions::default().apply(mount_options.split(','))?;
+        let provisioning = match (kind, pattern, databases) {
+            ("directory", pattern, None) => {
+                Provisioning::Directory { path: pattern.map(|pattern| given.resolve(pattern)).transpose()? }
+            }
+            ("filesystem", None, databases) => Provisioning::FileSystem { databases },
+            ("directory", ..) => return Err(given.wrong("databases", "used with provisioning: filesystem only")),
+            ("filesystem", ..) => return Err(given.wrong("pathPattern", "used with provisioning: directory only")),
+            _ => return Err(given.wrong(PROVISIONING, "directory or filesystem")),
+        };
+        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options })
+    }
+}
+
+/// Parameters that say nothing here, or what this version can do.
+fn accept_other(name: &str, value: &str) -> Result<()> {
+    match name {
+        "share" if value == "volume" => Ok(()),
+        "share" => Err(Error::parameter(name, value, "volume (pod and filesystem are not there yet)")),
+        "secretFinalizer" | "capacity" => Ok(()),
+        _ if KUBERNETES.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
+        _ if name.starts_with("juicefs/") => {
+            info!(parameter = name, "concerns mount pods, which this driver does not have; ignored");
+            Ok(())
+        }
+        _ => Err(Error::UnknownParameter { name: name.to_owned() }),
+    }
+}
+
+fn octal(text: &str) -> Option<u16> {
+    u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777)
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+struct Given<'a> {
+    parameters: &'a HashMap<String, String>,
+}
+
+impl<'a> Given<'a> {
+    /// In the order of their names, so that the same mistakes give the same error.
+    fn sorted(&self) -> Vec<(&'a str, &'a str)> {
+        let mut pairs: Vec<_> = self.parameters.iter().map(|(name, value)| (name.as_str(), value.trim())).collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
+    fn value(&self, name: &str) -> &'a str {
+        self.parameters.get(name).map_or("", |value| value.trim())
+    }
+
+    fn wrong(&self, name: &str, expected: &str) -> Error {
+        Error::parameter(name, self.value(name), expected)
+    }
+
+    fn parsed<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>, expected: &str) -> Result<T> {
+        parse(self.value(name)).ok_or_else(|| self.wrong(name, expected))
+    }
+
+    /// Puts the names of claim and volume into a `pathPattern`. A name is one component: no name makes new ones.
+    fn resolve(&self, pattern: &str) -> Result<VolumePath> {
+        let mut path = String::new();
+        let mut rest = pattern;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (variable, after) =
+                after.split_once('}').ok_or_else(|| self.wrong("pathPattern", "closed: a '}' for every \"${\""))?;
+            path.push_str(before);
+            path.push_str(self.variable(variable.trim().trim_start_matches('.'))?);
+            rest = after;
+        }
+        path.push_str(rest);
+        VolumePath::parse(&path)
+    }
+
+    fn variable(&self, variable: &str) -> Result<&'a str> {
+        let key = match variable.to_ascii_lowercase().as_str() {
+            "pvc.name" => PVC_NAME,
+            "pvc.namespace" => PVC_NAMESPACE,
+            "pv.name" => PV_NAME,
+            _ => {
+                let known = "made of text and ${.pvc.name}, ${.pvc.namespace}, ${.pv.name}";
+                return Err(self.wrong("pathPattern", known));
+            }
+        };
+        match self.value(key) {
+            "" => {
+                let why = format!("usable: external-provisioner does not send {key} (--extra-create-metadata)");
+                Err(self.wrong("pathPattern", &why))
+            }
+            name if name.contains('/') => Err(Error::parameter(key, name, "a name without '/'")),
+            name => Ok(name),
+        }
+    }
+}
+
+/// The attributes of a PersistentVolume (CSI `volume_context`): of ours, or written by hand for a static volume.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VolumeContext {
+    /// The directory that is the volume; `None` = the whole file system.
+    pub path: Option<VolumePath>,
+    /// Mount options, comma-separated.
+    pub mount_options: String,
+}
+
+impl VolumeContext {
+    /// Reads what a NodePublishVolume call brings.
+    ///
+    /// # Errors
+    /// Names the attribute that is unknown or wrong.
+    pub fn parse(attributes: &HashMap<String, String>) -> Result<Self> {
+        let given = Given { parameters: attributes };
+        let mut context = Self::default();
+        for (name, value) in given.sorted() {
+            match name {
+                PATH | "subPath" if value.is_empty() => {}
+                PATH | "subPath" => context.path = Some(VolumePath::parse(value)?),
+                MOUNT_OPTIONS => value.clone_into(&mut context.mount_options),
+                // Only what makes a volume; its use is the same.
+                PROVISIONING | "pathPattern" | "databases" | "mode" | "uid" | "gid" | "inodes" => {}
+                _ => accept_other(name, value)?,
+            }
+        }
+        Ok(context)
+    }
+
+    /// As CreateVolume hands it out.
+    pub(crate) fn attributes(&self, provisioning: &'static str) -> HashMap<String, String> {
+        let mut attributes = HashMap::from([(PROVISIONING.to_owned(), provisioning.to_owned())]);
+        if let Some(path) = &self.path {
+            attributes.insert(PATH.to_owned(), path.as_str().to_owned());
+        }
+        if !self.mount_options.is_empty() {
+            attributes.insert(MOUNT_OPTIONS.to_owned(), self.mount_options.clone());
+        }
+        attributes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_parameters_of_a_storage_class_are_read() {
+        let params = VolumeParams::parse(&map(&[
+            ("csi.storage.k8s.io/provisioner-secret-name", "s"),
+            (PVC_NAME, "claim"),
+            (PVC_NAMESPACE, "team"),
+            ("pathPattern", "data/${.PVC.namespace}-${.pvc.name}"),
+            ("mode", "0750"),
+            ("gid", "1000"),
+            ("inodes", "5000"),
+            ("mountOptions", "cache-size=512, attr-cache=0"),
+            ("juicefs/mount-cpu-limit", "2"),
+            ("share", "volume"),
+        ]))
+        .expect("right");
+        let path = Some(VolumePath::parse("data/team-claim").expect("right"));
+        assert_eq!(params.provisioning, Provisioning::Directory { path });
+        assert_eq!((params.mode, params.uid, params.gid, params.inodes), (0o750, 0, 1000, Some(5000)));
+        let own = VolumeParams::parse(&map(&[("provisioning", "filesystem"), ("databases", "1-15")])).expect("right");
+        let databases = Some(Databases { first: 1, last: 15 });
+        assert_eq!(own.provisioning, Provisioning::FileSystem { databases });
+    }
+
+    #[test]
+    fn wrong_parameters_are_named() {
+        for (parameters, named) in [
+            (map(&[("pathPatern", "x")]), "unknown parameter \"pathPatern\""),
+            (map(&[("provisioning", "dir")]), "\"dir\" is not directory or filesystem"),
+            (map(&[("mode", "rwx")]), "parameter mode: \"rwx\" is not an octal mode"),
+            (map(&[("mode", "17777")]), "mode"),
+            (map(&[("uid", "-1")]), "uid"),
+            (map(&[("gid", "users")]), "gid"),
+            (map(&[("inodes", "many")]), "inodes"),
+            (map(&[("databases", "1-15")]), "filesystem only"),
+            (map(&[("provisioning", "filesystem"), ("databases", "9-1")]), "databases"),
+            (map(&[("provisioning", "filesystem"), ("pathPattern", "x")]), "directory only"),
+            (map(&[("mountOptions", "cache-sise=1")]), "cache-sise"),
+            (map(&[("share", "pod")]), "share"),
+            (map(&[("pathPattern", "${.pvc.name}")]), "--extra-create-metadata"),
+            (map(&[("pathPattern", "${.pvc.labels.x}")]), "made of text and"),
+            (map(&[("pathPattern", "${.pvc.name")]), "closed"),
+            (map(&[("pathPattern", "a/../b")]), "relative path"),
+            (map(&[("pathPattern", ".stead/x")]), "kept for the driver"),
+            (map(&[("pathPattern", "${.pvc.name}"), (PVC_NAME, "..")]), "relative path"),
+            (map(&[("pathPattern", "x/${.pvc.name}"), (PVC_NAME, "a/b")]), "without '/'"),
+        ] {
+            let error = VolumeParams::parse(&parameters).expect_err(named).to_string();
+            assert!(error.contains(named), "{named}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_attributes_of_a_volume_come_back_as_they_went_out() {
+        let context =
+            VolumeContext { path: Some(VolumePath::parse("a/b").expect("right")), mount_options: "ro".to_owned() };
+        assert_eq!(VolumeContext::parse(&context.attributes("directory")).expect("ours"), context);
+        let static_volume = map(&[("csi.storage.k8s.io/pod.name", "p"), ("juicefs/mount-image", "x")]);
+        assert_eq!(VolumeContext::parse(&static_volume).expect("fine"), VolumeContext::default());
+        assert!(VolumeContext::parse(&map(&[("path", "../x")])).is_err());
+        assert!(VolumeContext::parse(&map(&[("nonsense", "x")])).is_err());
+    }
+}

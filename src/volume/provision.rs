@@ -1,0 +1,193 @@
+//! Making, finding, growing and removing volumes.
+//!
+//! Every operation may be repeated, by the same or another controller, and after a crash between any two steps: the
+//! record is written first (`creating`) and says `ready` last, each step in between succeeds when it is already done,
+//! and a deletion removes the record last.
+
+mod directory;
+mod file_system;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use stead_base::Clock;
+use tracing::info;
+
+use crate::capacity::CapacityRange;
+use crate::engine::{self, FileSystem};
+use crate::error::{Error, Result};
+use crate::mount::Secret;
+use crate::names::VolumeId;
+use crate::params::{Provisioning, VolumeContext, VolumeParams};
+use crate::record::{Record, Records, State};
+use crate::secrets::VolumeSecrets;
+
+/// A volume that is to exist.
+#[derive(Clone, Debug)]
+pub struct VolumeRequest {
+    /// The same name means the same volume.
+    pub name: String,
+    /// Its size.
+    pub capacity: CapacityRange,
+    /// What it is made of.
+    pub params: VolumeParams,
+    /// Where.
+    pub secrets: VolumeSecrets,
+}
+
+impl VolumeRequest {
+    fn record(&self, path: Option<(String, bool)>) -> Record {
+        let (path, chosen_path) = path.map_or((None, false), |(path, chosen)| (Some(path), chosen));
+        Record {
+            state: State::Creating,
+            name: self.name.clone(),
+            path,
+            chosen_path,
+            capacity: self.capacity.chosen(),
+            inodes: self.params.inodes,
+            mode: self.params.mode,
+            uid: self.params.uid,
+            gid: self.params.gid,
+            mount_options: self.params.mount_options.clone(),
+        }
+    }
+}
+
+/// A volume that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its id.
+    pub id: VolumeId,
+    /// Bytes; 0 = without limit.
+    pub capacity: u64,
+    /// What the node gets to see with each use: [`VolumeContext`].
+    pub context: HashMap<String, String>,
+}
+
+impl Volume {
+    fn of(id: VolumeId, record: &Record) -> Result<Self> {
+        let provisioning = if id.own_file_system()?.is_some() { "filesystem" } else { "directory" };
+        let context = VolumeContext { path: record.volume_path()?, mount_options: record.mount_options.clone() };
+        Ok(Self { id, capacity: record.capacity, context: context.attributes(provisioning) })
+    }
+}
+
+/// The control path's operations. Holds nothing that a restart loses.
+#[derive(Clone, Debug)]
+pub struct Volumes {
+    clock: Arc<dyn Clock>,
+}
+
+impl Volumes {
+    /// Takes the clock that stamps what is made.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+
+    /// Makes a volume, complete with its limits, or finds the one that an equal request made.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when another request made a volume of that name; what is wrong with address, bucket or names.
+    pub async fn create(&self, request: &VolumeRequest) -> Result<Volume> {
+        match &request.params.provisioning {
+            Provisioning::Directory { path } => self.create_directory(request, path.as_ref()).await,
+            Provisioning::FileSystem { databases } => self.create_file_system(request, *databases).await,
+        }
+    }
+
+    /// Finds a volume that this driver made.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn find(&self, id: &VolumeId, secrets: &VolumeSecrets) -> Result<Volume> {
+        let (file_system, record) = self.recorded(id, secrets).await?;
+        file_system.meta.drain().await;
+        Volume::of(id.clone(), &record)
+    }
+
+    /// Grows a volume and returns its size. A volume that is large enough stays as it is, and none ever shrinks.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Capacity`] when it is larger than the limit already.
+    pub async fn expand(&self, id: &VolumeId, secrets: &VolumeSecrets, range: CapacityRange) -> Result<u64> {
+        let (file_system, mut record) = self.recorded(id, secrets).await?;
+        if record.capacity == 0 || record.capacity >= range.chosen() {
+            file_system.meta.drain().await;
+            return Ok(if record.capacity == 0 { range.chosen() } else { record.capacity });
+        }
+        record.capacity = range.chosen();
+        match record.volume_path()? {
+            Some(path) => directory::set_quota(&file_system, &path, &record).await?,
+            None => self.set_limits(&file_system, &record).await?,
+        }
+        Records::of(&file_system.meta).replace(id, &record).await?;
+        file_system.meta.drain().await;
+        info!(volume = %id, capacity = record.capacity, "expanded");
+        Ok(record.capacity)
+    }
+
+    /// Removes a volume with its data. What does not exist is removed already.
+    ///
+    /// # Errors
+    /// What could not be removed; a repeat goes on from there.
+    pub async fn delete(&self, id: &VolumeId, secrets: &VolumeSecrets) -> Result<()> {
+        let Some(file_system) = self.existing(id, secrets).await? else { return Ok(()) };
+        if id.own_file_system()?.is_some() {
+            self.delete_file_system(id, secrets, file_system).await
+        } else {
+            let result = directory::delete(id, &file_system).await;
+            file_system.meta.drain().await;
+            result
+        }
+    }
+
+    /// The file system of a volume that may exist; `None` when it certainly does not.
+    async fn existing(&self, id: &VolumeId, secrets: &VolumeSecrets) -> Result<Option<FileSystem>> {
+        let (url, name) = match id.own_file_system()? {
+            Some((home, name)) => (file_system::address(secrets, home, name)?.url, name),
+            None => (secrets.meta.clone(), secrets.name.as_str()),
+        };
+        if file_system::is_missing_file(&url) {
+            return Ok(None);
+        }
+        let store = engine::engine(&url, false, &self.clock).await?;
+        match engine::stored_format(&*store).await? {
+            Some(format) if format.name == name => Ok(Some(engine::open(store, format, secrets, &self.clock).await?)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn recorded(&self, id: &VolumeId, secrets: &VolumeSecrets) -> Result<(FileSystem, Record)> {
+        let not_found = || Error::NotFound { id: id.to_string() };
+        let file_system = self.existing(id, secrets).await?.ok_or_else(not_found)?;
+        let record = Records::of(&file_system.meta).find(id).await?.ok_or_else(not_found)?;
+        match record.state {
+            State::Deleting => Err(Error::BeingDeleted { id: id.to_string() }),
+            State::Creating | State::Ready => Ok((file_system, record)),
+        }
+    }
+}
+
+/// Compares what is recorded with what is asked for.
+///
+/// # Errors
+/// [`Error::Exists`] when they differ.
+fn check_repeat(id: &VolumeId, existing: &Record, wanted: &Record, range: CapacityRange) -> Result<()> {
+    if existing.state == State::Deleting {
+        return Err(Error::BeingDeleted { id: id.to_string() });
+    }
+    existing.check_same(id, wanted)?;
+    if range.fits(existing.capacity) {
+        return Ok(());
+    }
+    let (existing, requested) = (existing.capacity.to_string(), format!("{range:?}"));
+    Err(Error::Exists { id: id.to_string(), what: "capacity", existing, requested })
+}
+
+/// The engine's address and the name of a volume with a file system of its own; `None` for a directory volume.
+pub(crate) fn own_address(id: &VolumeId, secrets: &VolumeSecrets) -> Result<Option<(Secret, String)>> {
+    let Some((home, name)) = id.own_file_system()? else { return Ok(None) };
+    Ok(Some((file_system::address(secrets, home, name)?.text, name.to_owned())))
+}
