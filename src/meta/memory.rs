@@ -4,7 +4,7 @@
 //! fetches, restarts of the body and a comparison at the commit. So everything that works with a store can be tested
 //! against both without a server.
 
-mod state;
+pub(crate) mod state;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -47,6 +47,12 @@ impl MemoryStore {
     /// Fetches, commits and scans so far: what would have been round trips.
     pub fn trips(&self) -> u64 {
         self.trips.load(Ordering::Relaxed)
+    }
+
+    /// A copy of all records.
+    #[cfg(test)]
+    pub(crate) fn snapshot(&self) -> State {
+        self.state.lock().clone()
     }
 
     fn trip(&self) {

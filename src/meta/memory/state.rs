@@ -8,23 +8,23 @@ use stead_base::{Ino, SessionId, SliceId};
 use crate::records::{Attr, Counter, DirStat, Entry, Job, Key, Name, Quota, Record, Slice, Write};
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
-    pub(super) setting: Option<Bytes>,
-    pub(super) attrs: BTreeMap<Ino, Attr>,
-    pub(super) entries: BTreeMap<Ino, BTreeMap<Name, Entry>>,
-    parents: BTreeMap<Ino, BTreeMap<Ino, i64>>,
-    pub(super) chunks: BTreeMap<(Ino, u32), Vec<Slice>>,
-    symlinks: BTreeMap<Ino, Bytes>,
-    pub(super) xattrs: BTreeMap<Ino, BTreeMap<Name, Bytes>>,
-    pub(super) counters: HashMap<Counter, i64>,
-    dir_stats: BTreeMap<Ino, DirStat>,
-    pub(super) dir_quotas: BTreeMap<Ino, Quota>,
-    pub(super) slice_refs: BTreeMap<(SliceId, u32), i64>,
-    pub(super) sustained: BTreeSet<(SessionId, Ino)>,
-    pub(super) deleted: BTreeMap<(Ino, u64), i64>,
-    pub(super) delayed: BTreeMap<(SliceId, i64), Vec<(SliceId, u32)>>,
-    pub(super) sessions: BTreeMap<SessionId, (i64, Bytes)>,
-    pub(super) jobs: HashMap<Job, i64>,
+pub(crate) struct State {
+    pub(crate) setting: Option<Bytes>,
+    pub(crate) attrs: BTreeMap<Ino, Attr>,
+    pub(crate) entries: BTreeMap<Ino, BTreeMap<Name, Entry>>,
+    pub(crate) parents: BTreeMap<Ino, BTreeMap<Ino, i64>>,
+    pub(crate) chunks: BTreeMap<(Ino, u32), Vec<Slice>>,
+    pub(crate) symlinks: BTreeMap<Ino, Bytes>,
+    pub(crate) xattrs: BTreeMap<Ino, BTreeMap<Name, Bytes>>,
+    pub(crate) counters: HashMap<Counter, i64>,
+    pub(crate) dir_stats: BTreeMap<Ino, DirStat>,
+    pub(crate) dir_quotas: BTreeMap<Ino, Quota>,
+    pub(crate) slice_refs: BTreeMap<(SliceId, u32), i64>,
+    pub(crate) sustained: BTreeSet<(SessionId, Ino)>,
+    pub(crate) deleted: BTreeMap<(Ino, u64), i64>,
+    pub(crate) delayed: BTreeMap<(SliceId, i64), Vec<(SliceId, u32)>>,
+    pub(crate) sessions: BTreeMap<SessionId, (i64, Bytes)>,
+    pub(crate) jobs: HashMap<Job, i64>,
 }
 
 impl State {

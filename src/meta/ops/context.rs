@@ -49,6 +49,12 @@ impl Context {
         if self.inodes > 0 {
             hints.push(Key::Counter(Counter::TotalInodes));
         }
+        let hinted = self.prime_hints(txn, hints, dirs);
+        txn.prime(keys).and(hinted)
+    }
+
+    /// Fetches hints, and those for the quotas above `dirs`.
+    pub(super) fn prime_hints(&self, txn: &mut Txn<'_>, mut hints: Vec<Key>, dirs: &[Ino]) -> Step<()> {
         hints.extend(self.known_quotas(dirs).into_iter().map(Key::DirQuota));
         let mut missing = false;
         for hint in &hints {
@@ -58,7 +64,6 @@ impl Context {
                 Err(failed) => return Err(failed),
             }
         }
-        txn.prime(keys)?;
         if missing { Err(Stop::NotYet) } else { Ok(()) }
     }
 

@@ -135,9 +135,9 @@ fn set_limits(txn: &mut Txn<'_>, dir: Ino, space: Option<i64>, inodes: Option<i6
 }
 
 fn statfs(txn: &mut Txn<'_>, ctx: &Context, dir: Ino) -> Step<StatFs> {
-    // Both are asked for before the first `?`, so that one fetch brings both.
-    let (used, iused) = (hinted(txn, Counter::UsedSpace), hinted(txn, Counter::TotalInodes));
-    let (used, iused) = (used?, iused?);
+    let counters = [Counter::UsedSpace, Counter::TotalInodes].map(Key::Counter);
+    ctx.prime_hints(txn, counters.to_vec(), &[dir])?;
+    let (used, iused) = (hinted(txn, Counter::UsedSpace)?, hinted(txn, Counter::TotalInodes)?);
     let mut shown = of_volume(ctx, used, iused);
     for quota in ctx.quotas_above(txn, dir)? {
         if let Some(Record::Quota(quota)) = txn.hint(&Key::DirQuota(quota))? {

@@ -175,7 +175,7 @@ impl Range {
                 expected: "1 byte or more",
             });
         }
-        let end = offset.checked_add(length).unwrap_or(u64::MAX);
+        let end = offset.saturating_add(length);
         check_end(ino, end)?;
         Ok(Self { mode, start: offset, end })
     }
