@@ -1,0 +1,138 @@
+//! `stead mount -d`: returns when the mount serves, or says why not; SIGTERM loses nothing.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use stead_tests::mount::{detach, is_mounted, serves};
+use stead_tests::process::{Output, signal_to};
+use stead_tests::{Client, Engine, Mount, TempVolume, eventually, pattern, run, tools};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A mount point that is detached when the test is over, whatever became of it.
+struct Point(PathBuf);
+
+impl Drop for Point {
+    fn drop(&mut self) {
+        detach(&self.0);
+    }
+}
+
+fn mount_in_background(volume: &TempVolume, point: &Path, options: &[&str]) -> Output {
+    let mut command = Command::new(tools::stead());
+    command.args(["--log"]).arg(volume.path().join("background.log"));
+    command.args(["mount", "-d", &volume.url]).arg(point).arg("--cache-dir").arg(volume.scratch("cache"));
+    run(command.args(options), LIMIT)
+}
+
+/// The number that the command prints.
+fn process_id(output: &Output) -> u32 {
+    let words = output.stdout.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_ascii_digit()));
+    let number = words.skip_while(|word| word.is_empty()).find_map(|word| word.parse().ok());
+    number.unwrap_or_else(|| panic!("no process id in {:?}", output.stdout))
+}
+
+#[test]
+fn returns_when_it_serves() {
+    for engine in Engine::ALL {
+        let volume = TempVolume::format(engine, Client::Stead, &[]);
+        let point = Point(volume.scratch("mnt"));
+        let output = mount_in_background(&volume, &point.0, &[]);
+        assert_eq!(output.code, Some(0), "{}", output.text());
+        assert!(serves(&point.0), "the command returned before the mount served");
+        println!("figure: {engine:?}: stead mount -d serves after {} ms", output.took.as_millis());
+        fs::write(point.0.join("file"), "content").expect("written");
+        let umount = run(Command::new(tools::stead()).arg("umount").arg(&point.0), LIMIT);
+        assert_eq!(umount.code, Some(0), "{}", umount.text());
+        assert!(!is_mounted(&point.0));
+        let pid = process_id(&output);
+        eventually("the worker ends after umount", LIMIT, || gone(pid).then_some(()));
+        let again = Mount::start(Client::Stead, &volume, "again", &[]);
+        assert_eq!(fs::read_to_string(again.path().join("file")).expect("read"), "content");
+    }
+}
+
+fn gone(pid: u32) -> bool {
+    // A worker whose parent has ended is reaped by init; where nobody reaps, it stays a zombie.
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+#[test]
+fn says_why_not() {
+    let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
+    let point = Point(volume.scratch("mnt"));
+    let missing = volume.path().join("missing.db");
+    let wrong = TempVolume::existing("tested", &format!("sqlite3://{}", missing.display()));
+    let output = mount_in_background(&wrong, &point.0, &[]);
+    assert_ne!(output.code, Some(0));
+    assert!(output.stderr.contains("missing.db"), "{}", output.text());
+    assert!(!is_mounted(&point.0) && !missing.exists());
+
+    let output = mount_in_background(&volume, &point.0, &["--bucket", "/proc/nowhere"]);
+    assert_ne!(output.code, Some(0));
+    assert!(output.stderr.contains("/proc/nowhere"), "{}", output.text());
+    assert!(!is_mounted(&point.0));
+
+    let output = mount_in_background(&volume, &point.0, &["--subdir", "not/there"]);
+    assert_ne!(output.code, Some(0));
+    assert!(output.stderr.contains("not/there"), "{}", output.text());
+    assert!(!is_mounted(&point.0));
+}
+
+#[test]
+fn sigterm_in_the_background_loses_nothing() {
+    let volume = TempVolume::format(Engine::Redis, Client::Stead, &[]);
+    let point = Point(volume.scratch("mnt"));
+    let output = mount_in_background(&volume, &point.0, &[]);
+    assert_eq!(output.code, Some(0), "{}", output.text());
+    let files = write_without_sync(&point.0);
+    let pid = process_id(&output);
+    signal_to(pid, Signal::SIGTERM);
+    eventually("the worker ends after SIGTERM", LIMIT, || gone(pid).then_some(()));
+    drop(files);
+    detach(&point.0);
+    check_files(&volume);
+}
+
+#[test]
+fn sigterm_in_the_foreground_loses_nothing() {
+    let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
+    let mut mount = Mount::start(Client::Stead, &volume, "foreground", &[]);
+    let files = write_without_sync(mount.path());
+    mount.process().signal(Signal::SIGTERM);
+    let ended = mount.process().wait(LIMIT);
+    assert!(ended.is_some_and(|status| status.success()), "after SIGTERM: {ended:?}\n{}", mount.process().log_tail());
+    assert!(!is_mounted(mount.path()), "the mount is left");
+    drop(files);
+    check_files(&volume);
+}
+
+const SIZES: [u64; 4] = [1, 4096, 300_000, 5_000_001];
+
+/// `write(2)` has returned for all of it, and nothing was fsynced or closed.
+fn write_without_sync(dir: &Path) -> Vec<File> {
+    let open = |seed: u64| {
+        OpenOptions::new().create(true).append(true).open(dir.join(format!("open-{seed}"))).expect("opened")
+    };
+    let mut files: Vec<File> = (0..SIZES.len() as u64).map(open).collect();
+    for ((seed, size), file) in (0..).zip(SIZES).zip(&mut files) {
+        pattern::write(file, seed, size, 64 << 10).expect("written");
+        file.flush().expect("a file has no buffer of its own");
+    }
+    files
+}
+
+fn check_files(volume: &TempVolume) {
+    let mount = Mount::start(Client::Stead, volume, "check", &[]);
+    let checked = (0..)
+        .zip(SIZES)
+        .filter_map(|(seed, size)| pattern::check(&mount.path().join(format!("open-{seed}")), seed, size));
+    let faults: Vec<String> = checked.collect();
+    assert!(faults.is_empty(), "written before SIGTERM, and lost:\n{}", faults.join("\n"));
+    mount.unmount();
+    volume.assert_sound();
+}

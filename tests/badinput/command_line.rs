@@ -1,0 +1,188 @@
+//! What the command line refuses, by which exit code.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use stead_tests::mount::is_mounted;
+use stead_tests::process::Output;
+use stead_tests::servers::{RedisOptions, free_port};
+use stead_tests::{Client, Engine, Minio, Redis, TempVolume, run, tools};
+use tempfile::TempDir;
+
+/// A refusal may not take longer.
+const SOON: Duration = Duration::from_secs(10);
+
+const BAD_INPUT: i32 = 2;
+const DENIED: i32 = 3;
+const UNAVAILABLE: i32 = 4;
+const NOT_FORMATTED: i32 = 5;
+const BAD_FORMAT: i32 = 6;
+
+fn stead(arguments: &[&str]) -> Output {
+    run(Command::new(tools::stead()).args(arguments), Duration::from_secs(60))
+}
+
+/// The command ends soon, with `code`, and names every one of `words` on standard error.
+fn refused(arguments: &[&str], code: i32, words: &[&str]) {
+    let output = stead(arguments);
+    println!("{arguments:?}: {:?}, {}", output.code, output.stderr.trim());
+    assert!(output.took < SOON, "{arguments:?} took {:?}", output.took);
+    assert_eq!(output.code, Some(code), "{arguments:?}: {}", output.text());
+    for word in words {
+        assert!(output.stderr.contains(word), "{arguments:?}: {word:?} is not in: {}", output.stderr);
+    }
+}
+
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn url(&self) -> String {
+        format!("sqlite3://{}", self.path("meta.db"))
+    }
+
+    /// Neither an engine nor a block was made.
+    fn assert_untouched(&self) {
+        let left: Vec<_> = fs::read_dir(self.dir.path()).expect("listed").flatten().map(|entry| entry.path()).collect();
+        let made: Vec<_> = left
+            .iter()
+            .filter(|path| !path.is_dir() || fs::read_dir(path).is_ok_and(|mut dir| dir.next().is_some()))
+            .collect();
+        assert!(made.is_empty(), "left behind: {made:?}");
+    }
+}
+
+#[test]
+fn an_unknown_scheme() {
+    for address in ["mysql://root@(127.0.0.1:3306)/db", "nonsense", "http://127.0.0.1/", "redis:127.0.0.1"] {
+        let scheme = address.split(':').next().expect("a first part");
+        refused(&["format", address, "volume"], BAD_INPUT, &[scheme]);
+        refused(&["status", address], BAD_INPUT, &[scheme]);
+    }
+}
+
+#[test]
+fn a_wrong_option_or_name() {
+    let place = Place::new();
+    let (url, bucket) = (place.url(), place.path("blocks"));
+    let long = "x".repeat(64);
+    for name in ["No_Caps", "ab", "-dash", "dash-", "a/b", "..", "", long.as_str()] {
+        let code = BAD_INPUT;
+        let words: &[&str] = if name.is_empty() || name.starts_with('-') { &[] } else { &[name] };
+        refused(&["format", &url, "--bucket", &bucket, "--", name], code, words);
+    }
+    for (option, value) in [
+        ("--capacity", "-5"),
+        ("--capacity", "99999999999999999999"),
+        ("--capacity", "much"),
+        ("--inodes", "-1"),
+        ("--block-size", "3X"),
+        ("--compress", "rar"),
+        ("--trash-days", "-1"),
+        ("--shards", "1000"),
+        ("--storage", "floppy"),
+    ] {
+        let given = format!("{option}={value}");
+        refused(
+            &["format", &url, "volume", "--bucket", &bucket, &given],
+            BAD_INPUT,
+            &[option.trim_start_matches('-'), value],
+        );
+    }
+    place.assert_untouched();
+}
+
+#[test]
+fn an_unreachable_or_closed_engine() {
+    let nowhere = format!("redis://127.0.0.1:{}/1", free_port());
+    refused(&["format", &nowhere, "volume"], UNAVAILABLE, &["127.0.0.1"]);
+    refused(&["status", &nowhere], UNAVAILABLE, &["127.0.0.1"]);
+    let closed =
+        Redis::start_with(RedisOptions { password: Some("right-password".to_owned()), ..RedisOptions::default() });
+    let wrong = closed.url(1).replace("right-password", "wrong-password");
+    refused(&["status", &wrong], DENIED, &["127.0.0.1"]);
+    assert!(!stead(&["status", &wrong]).text().contains("wrong-password"), "the password is shown");
+    let place = Place::new();
+    refused(&["format", &wrong, "volume", "--bucket", &place.path("blocks")], DENIED, &["127.0.0.1"]);
+    place.assert_untouched();
+    assert!(closed.ask("INFO keyspace").find("db").is_none(), "something was written");
+}
+
+#[test]
+fn an_unusable_bucket() {
+    let place = Place::new();
+    let minio = Minio::start();
+    let s3 = |bucket: &str, secret: &str, code: i32, words: &[&str]| {
+        let keys = ["--access-key", Minio::ACCESS_KEY, "--secret-key", secret];
+        let url = place.url();
+        let mut arguments = vec!["format", &url, "volume", "--storage", "s3", "--bucket", bucket];
+        arguments.extend(keys);
+        refused(&arguments, code, words);
+        place.assert_untouched();
+    };
+    s3(&minio.url("data"), "wrong-secret", DENIED, &["data"]);
+    let nowhere = format!("http://127.0.0.1:{}/data", free_port());
+    s3(&nowhere, Minio::SECRET_KEY, UNAVAILABLE, &["127.0.0.1"]);
+    s3("no address", Minio::SECRET_KEY, BAD_INPUT, &["bucket", "no address"]);
+    let output = stead(&["format", &place.url(), "volume", "--bucket", "/proc/nowhere"]);
+    assert!(output.code != Some(0) && output.stderr.contains("/proc/nowhere"), "{output:?}");
+    place.assert_untouched();
+}
+
+#[test]
+fn a_bucket_that_holds_another_volume() {
+    let first = TempVolume::format(Engine::Sqlite, Client::Go, &[]);
+    let place = Place::new();
+    let bucket = first.bucket().display().to_string();
+    let output = stead(&["format", &place.url(), &first.name, "--storage", "file", "--bucket", &bucket]);
+    assert!(output.code.is_some_and(|code| code != 0), "{output:?}");
+    assert!(output.stderr.contains(&first.name) || output.stderr.contains("blocks"), "{}", output.stderr);
+    place.assert_untouched();
+    first.assert_sound();
+}
+
+#[test]
+fn a_volume_that_is_not_there_or_not_for_us() {
+    let redis = Redis::start();
+    let url = redis.url(3);
+    let place = Place::new();
+    let point = place.path("mnt");
+    refused(&["mount", &url, &point], NOT_FORMATTED, &["127.0.0.1"]);
+    refused(&["status", &url], NOT_FORMATTED, &["127.0.0.1"]);
+    redis.ask("SELECT 3\r\nSET setting this-is-no-json");
+    refused(&["mount", &url, &point], BAD_FORMAT, &["setting"]);
+    refused(&["format", &url, "volume", "--bucket", &place.path("blocks")], BAD_FORMAT, &["setting"]);
+    let newer = r#"{"Name":"volume","UUID":"6ba7b810-9dad-11d1-80b4-00c04fd430c8","Storage":"file","Bucket":"/nowhere/","BlockSize":4096,"TrashDays":1,"MetaVersion":2}"#;
+    redis.ask(&format!("SELECT 3\r\nSET setting '{newer}'"));
+    refused(&["mount", &url, &point], BAD_FORMAT, &["MetaVersion", "2"]);
+    refused(&["status", &url], BAD_FORMAT, &["MetaVersion", "2"]);
+    assert!(redis.ask("SELECT 3\r\nGET setting").contains(r#""MetaVersion":2"#), "the setting was changed");
+    place.assert_untouched();
+}
+
+#[test]
+fn a_mount_that_cannot_be() {
+    let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
+    let file = volume.path().join("file");
+    fs::write(&file, "not a directory").expect("written");
+    let (file, point) = (file.display().to_string(), volume.scratch("mnt"));
+    let shown = point.display().to_string();
+    refused(&["mount", &volume.url, &file], BAD_INPUT, &[&file]);
+    refused(&["mount", &volume.url, &shown, "-o", "cache-sise=1"], BAD_INPUT, &["cache-sise"]);
+    refused(&["mount", &volume.url, &shown, "--attr-cache", "soon"], BAD_INPUT, &["attr-cache", "soon"]);
+    let output = stead(&["mount", &volume.url, &shown, "--subdir", "../up"]);
+    assert!(output.code.is_some_and(|code| code != 0) && output.stderr.contains(".."), "{output:?}");
+    refused(&["umount", &shown], BAD_INPUT, &[&shown]);
+    assert!(!is_mounted(&point));
+    assert_eq!(fs::read_to_string(&file).expect("read"), "not a directory");
+}

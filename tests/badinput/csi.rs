@@ -1,0 +1,203 @@
+//! What the CSI services refuse, by which code.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use stead_csi::proto::{CapacityRange, CreateVolumeRequest};
+use stead_tests::csi::{block, mounted};
+use stead_tests::servers::{RedisOptions, free_port};
+use stead_tests::{Engine, Minio, Redis, Services};
+use tonic::{Code, Status};
+
+/// A refusal may not take longer.
+const SOON: Duration = Duration::from_secs(10);
+
+/// The call ends soon with one of `codes`, and its message has every one of `words`.
+fn refused<T>(what: &str, codes: &[Code], words: &[&str], call: impl FnOnce() -> Result<T, Status>) {
+    let begun = Instant::now();
+    let Err(status) = call() else { panic!("{what}: accepted") };
+    println!("{what}: {:?}, {}", status.code(), status.message());
+    assert!(begun.elapsed() < SOON, "{what}: took {:?}", begun.elapsed());
+    assert!(codes.contains(&status.code()), "{what}: {status:?}, expected {codes:?}");
+    for word in words {
+        assert!(status.message().contains(word), "{what}: {word:?} is not in: {}", status.message());
+    }
+    for secret in ["wrong-password", "wrong-secret", Minio::SECRET_KEY] {
+        assert!(!status.message().contains(secret), "{what}: a secret is shown: {}", status.message());
+    }
+}
+
+/// Services and how many volumes were tried.
+struct Tried {
+    services: Services,
+}
+
+impl Tried {
+    fn create(&self, what: &str, codes: &[Code], words: &[&str], edit: impl FnOnce(&mut CreateVolumeRequest)) {
+        let mut request = self.services.request("pvc-bad");
+        edit(&mut request);
+        refused(what, codes, words, || self.services.client.create(request));
+    }
+
+    fn secret(&self, member: &str, value: &str, codes: &[Code], words: &[&str]) {
+        self.create(&format!("secret {member}={value}"), codes, words, |request| {
+            request.secrets.insert(member.to_owned(), value.to_owned());
+        });
+    }
+
+    fn parameter(&self, name: &str, value: &str, words: &[&str]) {
+        self.create(&format!("parameter {name}={value:?}"), &[Code::InvalidArgument], words, |request| {
+            request.parameters.insert(name.to_owned(), value.to_owned());
+        });
+    }
+
+    /// Neither engine nor bucket was touched.
+    fn assert_untouched(&self) {
+        let keys = self.services.redis.as_ref().expect("on Redis").ask("INFO keyspace");
+        assert!(!keys.contains("db"), "keys are left in the engine: {keys}");
+        let objects = self.services.minio.as_ref().expect("on MinIO").objects("tested");
+        assert!(objects.is_empty(), "objects are left: {objects:?}");
+    }
+}
+
+#[test]
+fn a_wrong_request() {
+    let tried = Tried { services: Services::start(Engine::Redis) };
+    const INVALID: &[Code] = &[Code::InvalidArgument];
+    tried.create("no name", INVALID, &["name"], |request| request.name.clear());
+    tried.create("no capabilities", INVALID, &["capabilit"], |request| request.volume_capabilities.clear());
+    tried.create("block access", INVALID, &["block"], |request| request.volume_capabilities = vec![block()]);
+    let long = "n".repeat(256);
+    for name in ["..", ".", "a/b", "a\0b", long.as_str()] {
+        tried.create(&format!("name {name:?}"), INVALID, &["name"], |request| name.clone_into(&mut request.name));
+    }
+    for (required, limit) in [(-1, 0), (0, -1), (2 << 30, 1 << 30)] {
+        let codes = [Code::InvalidArgument, Code::OutOfRange];
+        tried.create(&format!("capacity {required}..{limit}"), &codes, &["capacity"], |request| {
+            request.capacity_range = Some(CapacityRange { required_bytes: required, limit_bytes: limit });
+        });
+    }
+    let long_part = format!("a/{}", "p".repeat(256));
+    for path in ["a/../b", "..", "/", "", "a//b", "a\0b", ".stead/x", long_part.as_str()] {
+        tried.parameter("pathPattern", path, &[]);
+    }
+    tried.parameter("pathPatern", "x", &["pathPatern"]);
+    tried.parameter("mode", "rwx", &["mode", "rwx"]);
+    tried.parameter("inodes", "many", &["inodes", "many"]);
+    tried.parameter("provisioning", "cloud", &["provisioning", "cloud"]);
+    tried.parameter("mountOptions", "cache-sise=1", &["cache-sise"]);
+    tried.assert_untouched();
+}
+
+#[test]
+fn a_wrong_secret() {
+    let tried = Tried { services: Services::start(Engine::Redis) };
+    const INVALID: &[Code] = &[Code::InvalidArgument];
+    for member in ["name", "metaurl"] {
+        tried.create(&format!("no {member}"), INVALID, &[member], |request| {
+            request.secrets.remove(member);
+        });
+    }
+    tried.secret("metaurl", "mysql://root@(127.0.0.1:3306)/db", INVALID, &["metaurl"]);
+    tried.secret("name", "No_Caps", INVALID, &["name"]);
+    tried.secret("block-size", "3X", INVALID, &["block-size"]);
+    tried.secret("compress", "rar", INVALID, &["compress"]);
+    tried.secret("trash-days", "-1", INVALID, &["trash-days"]);
+    tried.secret("capacity", "much", INVALID, &["capacity"]);
+    tried.secret("storage", "floppy", INVALID, &["storage"]);
+    tried.secret("bucket", "no address", INVALID, &["bucket"]);
+    tried.assert_untouched();
+}
+
+#[test]
+fn servers_that_cannot_be_used() {
+    const DENIED: &[Code] = &[Code::PermissionDenied, Code::Unauthenticated];
+    let tried = Tried { services: Services::start(Engine::Redis) };
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    tried.secret("metaurl", &format!("redis://{nowhere}/1"), &[Code::Unavailable], &[&nowhere]);
+    let closed =
+        Redis::start_with(RedisOptions { password: Some("right-password".to_owned()), ..RedisOptions::default() });
+    let wrong = closed.url(1).replace("right-password", "wrong-password");
+    tried.secret("metaurl", &wrong, DENIED, &["127.0.0.1"]);
+    tried.secret("bucket", &format!("http://{nowhere}/tested"), &[Code::Unavailable], &[&nowhere]);
+    tried.secret("secret-key", "wrong-secret", DENIED, &["tested"]);
+    tried.assert_untouched();
+}
+
+#[test]
+fn an_engine_with_something_else() {
+    let services = Services::start(Engine::Redis);
+    let redis = services.redis.as_ref().expect("on Redis");
+    redis.ask("SELECT 1\r\nSET setting this-is-no-json");
+    let tried = Tried { services };
+    const FORMAT: &[Code] = &[Code::FailedPrecondition];
+    tried.create("a setting that is no JSON", FORMAT, &["setting"], |_request| {});
+    let newer = r#"{"Name":"tested","UUID":"6ba7b810-9dad-11d1-80b4-00c04fd430c8","Storage":"file","Bucket":"/nowhere/","BlockSize":4096,"TrashDays":1,"MetaVersion":2}"#;
+    let redis = tried.services.redis.as_ref().expect("on Redis");
+    redis.ask(&format!("SELECT 1\r\nSET setting '{newer}'"));
+    tried.create("MetaVersion 2", FORMAT, &["MetaVersion", "2"], |_request| {});
+    let keys = redis.ask("INFO keyspace");
+    assert!(keys.contains("db1:keys=1,"), "something was written: {keys}");
+}
+
+#[test]
+fn a_bucket_that_holds_another_volume() {
+    let tried = Tried { services: Services::start(Engine::Redis) };
+    tried.services.create("pvc-first");
+    let other = tried.services.redis.as_ref().expect("on Redis").url(2);
+    tried.secret("metaurl", &other, &[Code::FailedPrecondition, Code::AlreadyExists], &["tested"]);
+    let keys = tried.services.redis.as_ref().expect("on Redis").ask("INFO keyspace");
+    assert!(!keys.contains("db2"), "the refused volume is in the engine: {keys}");
+}
+
+#[test]
+fn a_repeat_that_differs() {
+    let tried = Tried { services: Services::start(Engine::Sqlite) };
+    let first = tried.services.create("pvc-bad");
+    let again = tried.services.create("pvc-bad");
+    assert_eq!(first, again, "the same request gives the same volume");
+    const EXISTS: &[Code] = &[Code::AlreadyExists];
+    tried.create("another capacity", EXISTS, &["capacity"], |request| {
+        request.capacity_range = Some(CapacityRange { required_bytes: 2 << 30, limit_bytes: 0 });
+    });
+    tried.create("another mode", EXISTS, &["pvc-bad"], |request| {
+        request.parameters.insert("mode".to_owned(), "0700".to_owned());
+    });
+    tried.create("another path", EXISTS, &["pvc-bad"], |request| {
+        request.parameters.insert("pathPattern".to_owned(), "elsewhere".to_owned());
+    });
+}
+
+#[test]
+fn a_wrong_publication() {
+    let services = Services::start(Engine::Sqlite);
+    let volume = services.create("pvc-target");
+    let target = services.path("targets/file");
+    fs::write(&target, "a file").expect("written");
+    let codes = [Code::InvalidArgument, Code::FailedPrecondition];
+    let shown = target.display().to_string();
+    refused("target is a file", &codes, &[&shown], || services.client.publish(services.publication(&volume, &target)));
+    assert_eq!(fs::read_to_string(&target).expect("read"), "a file");
+    let target = services.path("targets/publication");
+    refused("block access", &[Code::InvalidArgument], &["block"], || {
+        let mut request = services.publication(&volume, &target);
+        request.volume_capability = Some(block());
+        services.client.publish(request)
+    });
+    for (name, value) in [("path", "a/../../b"), ("path", "a\0b"), ("mountOptions", "cache-sise=1")] {
+        refused(&format!("{name}={value:?}"), &[Code::InvalidArgument], &[], || {
+            let mut request = services.publication(&volume, &target);
+            request.volume_context.insert(name.to_owned(), value.to_owned());
+            services.client.publish(request)
+        });
+    }
+    refused("a directory that is not there", &[Code::NotFound], &["missing"], || {
+        let mut request = services.publication(&volume, &target);
+        request.volume_id = "pvc-missing".to_owned();
+        request.volume_context.insert("path".to_owned(), "missing".to_owned());
+        request.volume_capability = Some(mounted());
+        services.client.publish(request)
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the kernel's table");
+    assert!(!mounts.contains("targets/publication"), "the target is mounted");
+}

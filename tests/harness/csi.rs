@@ -1,0 +1,272 @@
+//! Controller and node service on unix sockets, and a client for them.
+//!
+//! The controller runs as an unprivileged user, the node service as root with workers that are unprivileged too: what
+//! a cluster does.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use stead_csi::proto::controller_client::ControllerClient;
+use stead_csi::proto::node_client::NodeClient;
+use stead_csi::proto::volume_capability::access_mode::Mode;
+use stead_csi::proto::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use stead_csi::proto::{
+    CapacityRange, CreateVolumeRequest, DeleteVolumeRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest,
+    Volume, VolumeCapability,
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::mount::detach;
+use crate::process::{Process, eventually};
+use crate::servers::{Minio, Redis, free_port};
+use crate::tools;
+use crate::volume::Engine;
+
+/// The user that controller and workers run as.
+pub const UNPRIVILEGED: u32 = 65532;
+
+/// Members of a Secret or parameters of a class.
+pub type Map = HashMap<String, String>;
+
+/// Makes a map of string pairs.
+pub fn map<const N: usize>(pairs: [(&str, &str); N]) -> Map {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Both services with the servers that their volumes lie on.
+pub struct Services {
+    controller: Process,
+    node: Process,
+    /// For calls.
+    pub client: CsiClient,
+    /// What a Secret for a file system here holds.
+    pub secrets: Map,
+    /// The object storage, if it is a server.
+    pub minio: Option<Minio>,
+    /// The engine, if it is a server.
+    pub redis: Option<Redis>,
+    dir: TempDir,
+}
+
+impl Services {
+    /// Starts everything: Redis with `MinIO`, or SQLite with a directory.
+    pub fn start(engine: Engine) -> Self {
+        let dir = tempfile::Builder::new().prefix("csi-").tempdir().expect("a temporary directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("own directory");
+        for name in ["controller", "data", "cache"] {
+            let made = dir.path().join(name);
+            fs::create_dir(&made).expect("a new directory");
+            chown(&made, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).expect("tests of CSI run as root");
+        }
+        for name in ["node", "state", "targets"] {
+            fs::create_dir(dir.path().join(name)).expect("a new directory");
+        }
+        let (redis, minio) = match engine {
+            Engine::Redis => (Some(Redis::start()), Some(Minio::start())),
+            Engine::Sqlite => (None, None),
+        };
+        let secrets = secrets(dir.path(), redis.as_ref(), minio.as_ref());
+        let mut controller = start_controller(dir.path());
+        let mut node = start_node(dir.path());
+        let sockets = [socket(dir.path(), "controller"), socket(dir.path(), "node")];
+        eventually("controller and node listen", Duration::from_secs(20), || {
+            controller.expect_alive();
+            node.expect_alive();
+            sockets.iter().all(|socket| socket.exists()).then_some(())
+        });
+        let client = CsiClient::connect(&sockets[0], &sockets[1]);
+        Self { controller, node, client, secrets, minio, redis, dir }
+    }
+
+    /// The controller's socket.
+    pub fn controller_socket(&self) -> PathBuf {
+        socket(self.dir.path(), "controller")
+    }
+
+    /// The node service's socket.
+    pub fn node_socket(&self) -> PathBuf {
+        socket(self.dir.path(), "node")
+    }
+
+    /// A path below the services' own directory.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    /// Parameters that every volume here has: the workers' cache lies in the test's directory.
+    pub fn parameters(&self) -> Map {
+        map([("mountOptions", &format!("cache-dir={}", self.path("cache").display()))])
+    }
+
+    /// A `CreateVolume` request with everything that it needs.
+    pub fn request(&self, name: &str) -> CreateVolumeRequest {
+        CreateVolumeRequest {
+            name: name.to_owned(),
+            capacity_range: Some(CapacityRange { required_bytes: 1 << 30, limit_bytes: 0 }),
+            volume_capabilities: vec![mounted()],
+            parameters: self.parameters(),
+            secrets: self.secrets.clone(),
+            ..CreateVolumeRequest::default()
+        }
+    }
+
+    /// Creates a volume that has to succeed.
+    pub fn create(&self, name: &str) -> Volume {
+        self.client
+            .create(self.request(name))
+            .unwrap_or_else(|status| panic!("CreateVolume {name}: {status:?}\n{}", self.logs()))
+    }
+
+    /// A `NodePublishVolume` request for a volume.
+    pub fn publication(&self, volume: &Volume, target: &Path) -> NodePublishVolumeRequest {
+        NodePublishVolumeRequest {
+            volume_id: volume.volume_id.clone(),
+            volume_context: volume.volume_context.clone(),
+            target_path: target.display().to_string(),
+            volume_capability: Some(mounted()),
+            secrets: self.secrets.clone(),
+            ..NodePublishVolumeRequest::default()
+        }
+    }
+
+    /// Publishes a volume, which has to succeed, and gives where.
+    pub fn publish(&self, volume: &Volume) -> PathBuf {
+        let target = self.path("targets").join(volume.volume_id.replace('/', "_"));
+        let published = self.client.publish(self.publication(volume, &target));
+        published.unwrap_or_else(|status| panic!("NodePublishVolume: {status:?}\n{}", self.logs()));
+        target
+    }
+
+    /// Takes a publication away, which has to succeed.
+    pub fn unpublish(&self, volume: &Volume, target: &Path) {
+        let unpublished = self.client.unpublish(&volume.volume_id, target);
+        unpublished.unwrap_or_else(|status| panic!("NodeUnpublishVolume: {status:?}\n{}", self.logs()));
+    }
+
+    /// Deletes a volume.
+    pub fn delete(&self, volume_id: &str) -> Result<(), Status> {
+        self.client.delete(volume_id, &self.secrets)
+    }
+
+    /// The services' last words.
+    pub fn logs(&self) -> String {
+        format!("controller:\n{}\nnode:\n{}", self.controller.log_tail(), self.node.log_tail())
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        self.node.stop();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let left = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+        left.filter(|path| path.starts_with(self.dir.path())).for_each(detach);
+    }
+}
+
+fn socket(dir: &Path, service: &str) -> PathBuf {
+    dir.join(service).join("csi.sock")
+}
+
+fn secrets(dir: &Path, redis: Option<&Redis>, minio: Option<&Minio>) -> Map {
+    let data = dir.join("data");
+    let url = redis.map_or_else(|| format!("sqlite3://{}", data.join("meta.db").display()), |redis| redis.url(1));
+    let mut secrets = map([("name", "tested"), ("metaurl", &url), ("trash-days", "0")]);
+    match minio {
+        Some(minio) => secrets.extend(map([
+            ("storage", "s3"),
+            ("bucket", &minio.url("tested")),
+            ("access-key", Minio::ACCESS_KEY),
+            ("secret-key", Minio::SECRET_KEY),
+        ])),
+        None => secrets.extend(map([("storage", "file"), ("bucket", &data.join("blocks").display().to_string())])),
+    }
+    secrets
+}
+
+fn start_controller(dir: &Path) -> Process {
+    let mut command = Command::new(tools::stead());
+    command.args(["controller", "--endpoint", &format!("unix://{}", socket(dir, "controller").display())]);
+    command.uid(UNPRIVILEGED).gid(UNPRIVILEGED).current_dir("/");
+    Process::start("stead controller", &mut command, &dir.join("controller.log"))
+}
+
+fn start_node(dir: &Path) -> Process {
+    let mut command = Command::new(tools::stead());
+    command.args(["node", "--endpoint", &format!("unix://{}", socket(dir, "node").display())]);
+    command.args(["--node-id", &format!("node-{}", free_port()), "--state-dir"]).arg(dir.join("state"));
+    command.args(["--worker-uid", "65532", "--worker-gid", "65532"]);
+    Process::start("stead node", &mut command, &dir.join("node.log"))
+}
+
+/// A capability that asks for a mounted file system, shared and writable.
+pub fn mounted() -> VolumeCapability {
+    capability(AccessType::Mount(MountVolume::default()))
+}
+
+/// A capability that asks for a block device.
+pub fn block() -> VolumeCapability {
+    capability(AccessType::Block(BlockVolume {}))
+}
+
+fn capability(access_type: AccessType) -> VolumeCapability {
+    let access_mode = AccessMode { mode: Mode::MultiNodeMultiWriter.into() };
+    VolumeCapability { access_mode: Some(access_mode), access_type: Some(access_type) }
+}
+
+/// Calls to both services, one at a time, each with a deadline.
+pub struct CsiClient {
+    runtime: Runtime,
+    controller: ControllerClient<Channel>,
+    node: NodeClient<Channel>,
+}
+
+impl CsiClient {
+    fn connect(controller: &Path, node: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let channel = |socket: &Path| {
+            let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).expect("a socket's address");
+            eventually("a connection", Duration::from_secs(10), || runtime.block_on(endpoint.connect()).ok())
+        };
+        let (controller, node) = (ControllerClient::new(channel(controller)), NodeClient::new(channel(node)));
+        Self { runtime, controller, node }
+    }
+
+    fn call<T>(&self, future: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+        let limited = async { tokio::time::timeout(Duration::from_secs(60), future).await };
+        let answered = self.runtime.block_on(limited).expect("an answer within 60 seconds");
+        answered.map(tonic::Response::into_inner)
+    }
+
+    /// `CreateVolume`.
+    pub fn create(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
+        let answer = self.call(self.controller.clone().create_volume(request))?;
+        Ok(answer.volume.expect("a created volume is described"))
+    }
+
+    /// `DeleteVolume`.
+    pub fn delete(&self, volume_id: &str, secrets: &Map) -> Result<(), Status> {
+        let request = DeleteVolumeRequest { volume_id: volume_id.to_owned(), secrets: secrets.clone() };
+        self.call(self.controller.clone().delete_volume(request)).map(|_empty| ())
+    }
+
+    /// `NodePublishVolume`.
+    pub fn publish(&self, request: NodePublishVolumeRequest) -> Result<(), Status> {
+        self.call(self.node.clone().node_publish_volume(request)).map(|_empty| ())
+    }
+
+    /// `NodeUnpublishVolume`.
+    pub fn unpublish(&self, volume_id: &str, target: &Path) -> Result<(), Status> {
+        let (volume_id, target_path) = (volume_id.to_owned(), target.display().to_string());
+        let request = NodeUnpublishVolumeRequest { volume_id, target_path };
+        self.call(self.node.clone().node_unpublish_volume(request)).map(|_empty| ())
+    }
+}

@@ -1,0 +1,124 @@
+//! POSIX: pjdfstest against a list of known failures, and fsx with several seeds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use stead_tests::process::must;
+use stead_tests::{Client, Engine, Mount, TempVolume, run, tools};
+
+/// Fewer than these would mean that something else went wrong.
+const PASSES: usize = 375;
+const OPERATIONS: &str = "20000";
+const SEEDS: [&str; 3] = ["1", "20", "300"];
+
+#[test]
+fn pjdfstest_on_redis() {
+    pjdfstest(Engine::Redis);
+}
+
+#[test]
+fn pjdfstest_on_sqlite() {
+    pjdfstest(Engine::Sqlite);
+}
+
+#[test]
+fn fsx_on_redis() {
+    fsx(Engine::Redis, "posix/fsx.toml");
+}
+
+#[test]
+fn fsx_on_sqlite() {
+    fsx(Engine::Sqlite, "posix/fsx.toml");
+}
+
+fn pjdfstest(engine: Engine) {
+    ensure_user_tests();
+    let volume = TempVolume::format(engine, Client::Stead, &[]);
+    let mount = Mount::start(Client::Stead, &volume, "posix", &["--skip-dir-mtime", "0"]);
+    let other = volume.scratch("other-file-system");
+    let mut suite = Command::new(tools::pjdfstest());
+    suite.arg("-c").arg(tools::data("posix/pjdfstest.toml")).arg("-p").arg(mount.path()).arg("-s").arg(other);
+    let output = run(&mut suite, Duration::from_secs(600));
+    let results = Results::read(&output.text());
+    println!(
+        "figure: pjdfstest on {engine:?}: {} passed, {} failed, {} skipped",
+        results.passed,
+        results.failed.len(),
+        results.skipped
+    );
+    let expected = expected(&tools::data("posix/pjdfstest.expected"));
+    let known: BTreeSet<&str> = expected.keys().map(String::as_str).collect();
+    let failed: BTreeSet<&str> = results.failed.iter().map(String::as_str).collect();
+    let new: Vec<_> = failed.difference(&known).collect();
+    assert!(new.is_empty(), "failures that are not listed: {new:#?}\n{}", output.text());
+    let mended: Vec<_> = known.difference(&failed).collect();
+    assert!(mended.is_empty(), "listed as failing, but they pass: {mended:#?}");
+    assert!(results.passed >= PASSES, "only {} tests passed:\n{}", results.passed, output.text());
+    mount.unmount();
+    volume.assert_sound();
+}
+
+/// The suite acts as this user, too.
+fn ensure_user_tests() {
+    let user = run(Command::new("getent").args(["passwd", "tests"]), Duration::from_secs(10));
+    if user.code != Some(0) {
+        must(Command::new("useradd").args(["-U", "tests"]), Duration::from_secs(30));
+    }
+}
+
+#[derive(Default)]
+struct Results {
+    passed: usize,
+    skipped: usize,
+    failed: Vec<String>,
+}
+
+impl Results {
+    fn read(text: &str) -> Self {
+        let mut results = Self::default();
+        for line in text.lines() {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [name, "FAILED"] if name.contains("::") => results.failed.push(name.to_owned()),
+                [name, "ok"] if name.contains("::") => results.passed += 1,
+                [name, "skipped"] if name.contains("::") => results.skipped += 1,
+                _ => {}
+            }
+        }
+        results
+    }
+}
+
+/// Known failures and why.
+fn expected(path: &Path) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(path).expect("the list of known failures");
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let pairs = lines.map(|line| line.split_once(char::is_whitespace).unwrap_or_else(|| panic!("no reason: {line}")));
+    pairs.map(|(name, reason)| (name.to_owned(), reason.trim().to_owned())).collect()
+}
+
+fn fsx(engine: Engine, config: &str) {
+    for seed in SEEDS {
+        let volume = TempVolume::format(engine, Client::Stead, &[]);
+        let mount = Mount::start(Client::Stead, &volume, "fsx", &[]);
+        let artifacts = volume.scratch("artifacts");
+        let mut exerciser = Command::new(tools::fsx());
+        exerciser.args(["-N", OPERATIONS, "-S", seed, "-f"]).arg(tools::data(config)).arg("-P").arg(artifacts);
+        let output = run(exerciser.arg(mount.path().join("file")), Duration::from_secs(600));
+        let took = output.took.as_secs_f64();
+        println!(
+            "figure: fsx on {engine:?}, {config}, seed {seed}: {OPERATIONS} operations, code {:?}, {took:.1} s",
+            output.code
+        );
+        assert!(output.code == Some(0), "{}", last(&output.text(), 80));
+        mount.unmount();
+        volume.assert_sound();
+    }
+}
+
+fn last(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
