@@ -160,7 +160,8 @@ mod tests {
         budget.pressure().await;
         assert!(budget.try_reserve(1).is_none(), "nobody overtakes");
         drop(first);
-        assert_eq!(waiter.await.unwrap(), 30);
+        let waited = tokio::time::timeout(Duration::from_secs(5), waiter).await.expect("nobody wakes it");
+        assert_eq!(waited.unwrap(), 30);
         assert_eq!((budget.used(), budget.waiting()), (0, 0));
     }
 

@@ -107,6 +107,21 @@ async fn concurrent_misses_share_one_request() {
 }
 
 #[tokio::test]
+async fn concurrent_reads_of_the_same_range_share_one_request() {
+    let (objects, store, data) = filled(config()).await;
+    objects.close_gate();
+    let reads = futures::future::join_all((0..5).map(|_| store.read(SliceId(1), SIZE, 5000, 100)));
+    let (results, ()) = tokio::join!(reads, async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        objects.open_gate();
+    });
+    for part in results {
+        assert_eq!(part.unwrap(), data[5000..5100]);
+    }
+    assert_eq!(*objects.gets.lock(), [Some(5000..5100)]);
+}
+
+#[tokio::test]
 async fn a_shared_failure_is_everybodys_and_the_next_read_tries_anew() {
     let (objects, store, _) = filled(config()).await;
     objects.close_gate();
@@ -184,17 +199,13 @@ async fn prefetching_is_bounded_and_what_waits_can_be_cancelled() {
     let (cancelled, before) = (CancellationToken::new(), objects.most_running.swap(0, Ordering::SeqCst));
     assert!(before > 0);
     store.prefetch_until(SliceId(1), size, 0, size, &cancelled);
-    while objects.running.load(Ordering::SeqCst) < 3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    eventually("requests", || objects.running.load(Ordering::SeqCst) == 3).await;
     cancelled.cancel();
     let demanded = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.read(SliceId(1), size, 10 * BLOCK, BLOCK).await }
     });
-    while objects.running.load(Ordering::SeqCst) < 4 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    eventually("requests", || objects.running.load(Ordering::SeqCst) == 4).await;
     objects.open_gate();
     assert_eq!(demanded.await.unwrap().unwrap().len(), BLOCK as usize);
     store.drain().await;

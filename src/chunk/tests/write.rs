@@ -39,9 +39,7 @@ async fn full_blocks_go_up_while_writing_goes_on_and_give_their_memory_back() {
     writer.upload_full_blocks();
     assert!(!writer.can_write(2 * BLOCK - 1) && writer.can_write(2 * BLOCK));
     assert!(matches!(writer.write(0, b"late"), Err(Error::Sealed { off: 0 })));
-    while writer.memory() > PAGE_SIZE as u64 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    eventually("giving memory back", || writer.memory() == PAGE_SIZE as u64).await;
     assert_eq!(store.usage().used_buffer_size_bytes, PAGE_SIZE as u64);
     writer.write(2 * BLOCK + 4000, b"changed before its upload").unwrap();
     assert_eq!(writer.finish().await.unwrap(), data.len() as u32);
@@ -131,9 +129,7 @@ async fn uploads_of_all_writers_are_bounded() {
             tokio::spawn(async move { put(&store, id, &pattern(id, 3 * BLOCK)).await.len() })
         })
         .collect();
-    while objects.running.load(Ordering::SeqCst) < 3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    eventually("three uploads", || objects.running.load(Ordering::SeqCst) == 3).await;
     assert_eq!(store.usage().object_request_uploading, 3);
     objects.open_gate();
     for writer in writers {
@@ -165,6 +161,7 @@ async fn a_slow_store_makes_writers_wait_for_the_budget() {
     store.budget().pressure().await;
     assert!(!waiting.is_finished());
     objects.open_gate();
+    eventually("the reservation", || waiting.is_finished()).await;
     assert_eq!(waiting.await.unwrap(), u64::from(BLOCK));
     assert_eq!(writer.finish().await.unwrap(), 4 * BLOCK);
 }
