@@ -1,1 +1,154 @@
+use std::sync::Arc;
 
+use stead_base::SystemClock;
+use tonic::Code;
+
+use super::*;
+use crate::capability::tests::mount_capability;
+use crate::proto::volume_capability::access_mode::Mode;
+use crate::proto::volume_capability::{AccessType, BlockVolume};
+
+struct Place {
+    dir: tempfile::TempDir,
+    service: ControllerService,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a place");
+        Self { dir, service: ControllerService::new(Volumes::new(Arc::new(SystemClock))) }
+    }
+
+    fn secrets(&self) -> HashMap<String, String> {
+        let place = self.dir.path().display();
+        map(&[
+            ("name", "shared"),
+            ("metaurl", &format!("sqlite3://{place}/meta.db")),
+            ("storage", "file"),
+            ("bucket", &format!("{place}/objects")),
+        ])
+    }
+
+    fn request(&self, name: &str, required_bytes: i64) -> proto::CreateVolumeRequest {
+        proto::CreateVolumeRequest {
+            name: name.to_owned(),
+            capacity_range: Some(proto::CapacityRange { required_bytes, limit_bytes: 0 }),
+            volume_capabilities: vec![mount_capability(Mode::MultiNodeMultiWriter)],
+            secrets: self.secrets(),
+            ..Default::default()
+        }
+    }
+
+    async fn create(&self, request: proto::CreateVolumeRequest) -> Result<proto::Volume, Status> {
+        let response = self.service.create_volume(Request::new(request)).await?;
+        Ok(response.into_inner().volume.expect("always there"))
+    }
+
+    async fn delete(&self, id: &str) -> Result<(), Status> {
+        let request = proto::DeleteVolumeRequest { volume_id: id.to_owned(), secrets: self.secrets() };
+        self.service.delete_volume(Request::new(request)).await.map(|_| ())
+    }
+
+    async fn validate(
+        &self,
+        id: &str,
+        capability: proto::VolumeCapability,
+    ) -> Result<proto::ValidateVolumeCapabilitiesResponse, Status> {
+        let request = proto::ValidateVolumeCapabilitiesRequest {
+            volume_id: id.to_owned(),
+            volume_capabilities: vec![capability],
+            secrets: self.secrets(),
+            ..Default::default()
+        };
+        Ok(self.service.validate_volume_capabilities(Request::new(request)).await?.into_inner())
+    }
+}
+
+fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn block() -> proto::VolumeCapability {
+    let access_type = Some(AccessType::Block(BlockVolume {}));
+    proto::VolumeCapability { access_type, ..mount_capability(Mode::SingleNodeWriter) }
+}
+
+#[tokio::test]
+async fn a_volume_lives_from_create_to_delete() {
+    let place = Place::new();
+    let volume = place.create(place.request("pvc-1", 1 << 30)).await.expect("created");
+    assert_eq!((volume.volume_id.as_str(), volume.capacity_bytes), ("pvc-1", 1 << 30));
+    assert_eq!(place.create(place.request("pvc-1", 1 << 30)).await.expect("found"), volume);
+    let differing = place.create(place.request("pvc-1", 2 << 30)).await.expect_err("another size");
+    assert_eq!(differing.code(), Code::AlreadyExists, "{differing}");
+
+    let confirmed = place.validate("pvc-1", mount_capability(Mode::SingleNodeSingleWriter)).await.expect("there");
+    assert!(confirmed.confirmed.is_some());
+    let refused = place.validate("pvc-1", block()).await.expect("there");
+    assert!(refused.confirmed.is_none() && refused.message.contains("block"), "{refused:?}");
+
+    let expand = proto::ControllerExpandVolumeRequest {
+        volume_id: "pvc-1".to_owned(),
+        capacity_range: Some(proto::CapacityRange { required_bytes: 3 << 30, limit_bytes: 0 }),
+        secrets: place.secrets(),
+        volume_capability: None,
+    };
+    let expanded = place.service.controller_expand_volume(Request::new(expand)).await.expect("grown").into_inner();
+    assert_eq!((expanded.capacity_bytes, expanded.node_expansion_required), (3 << 30, false));
+
+    place.delete("pvc-1").await.expect("deleted");
+    place.delete("pvc-1").await.expect("a repeat is a success");
+    let gone = place.validate("pvc-1", mount_capability(Mode::SingleNodeWriter)).await.expect_err("gone");
+    assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn wrong_requests_name_what_is_wrong() {
+    let place = Place::new();
+    let base = place.request("v", 0);
+    let with = |change: fn(&mut proto::CreateVolumeRequest)| {
+        let mut request = base.clone();
+        change(&mut request);
+        request
+    };
+    let invalid = Code::InvalidArgument;
+    for (request, code, named) in [
+        (with(|r| r.name.clear()), invalid, "name"),
+        (with(|r| "a/../b".clone_into(&mut r.name)), invalid, "contains '/'"),
+        (with(|r| "..".clone_into(&mut r.name)), invalid, "relative path"),
+        (with(|r| "a\0b".clone_into(&mut r.name)), invalid, "control character"),
+        (with(|r| r.name = "x".repeat(300)), invalid, "longer than 128"),
+        (with(|r| r.volume_capabilities.clear()), invalid, "volume_capabilities"),
+        (with(|r| r.volume_capabilities = vec![block()]), invalid, "block"),
+        (with(|r| r.parameters = map(&[("shard", "1")])), invalid, "\"shard\""),
+        (with(|r| r.parameters = map(&[("mode", "rwx")])), invalid, "mode"),
+        (with(|r| _ = r.secrets.remove("metaurl")), invalid, "metaurl"),
+        (with(|r| _ = r.secrets.remove("bucket")), invalid, "bucket"),
+        (with(|r| _ = r.secrets.insert("metaurl".into(), "mongo://x".into())), invalid, "mongo"),
+        (with(|r| _ = r.secrets.insert("name".into(), "NO".into())), invalid, "name"),
+        (
+            with(|r| r.capacity_range = Some(proto::CapacityRange { required_bytes: 2, limit_bytes: 1 })),
+            Code::OutOfRange,
+            "limit",
+        ),
+        (
+            with(|r| r.capacity_range = Some(proto::CapacityRange { required_bytes: -1, limit_bytes: 0 })),
+            Code::OutOfRange,
+            "negative",
+        ),
+        (
+            with(|r| r.volume_content_source = Some(proto::VolumeContentSource::default())),
+            invalid,
+            "volume_content_source",
+        ),
+    ] {
+        let status = place.create(request).await.expect_err(named);
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(named), "{named}: {status}");
+    }
+    let status = place.delete("").await.expect_err("no id");
+    assert_eq!(status.code(), invalid);
+    place.delete("../../etc").await.expect("we never gave out such an id");
+    let unknown = place.validate("unknown", mount_capability(Mode::SingleNodeWriter)).await.expect_err("unknown");
+    assert_eq!(unknown.code(), Code::NotFound);
+}
