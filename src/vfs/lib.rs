@@ -1,1 +1,180 @@
-//! placeholder
+//! The file system as a kernel asks for it: open handles, write buffers, read-ahead, virtual files; answers with errno.
+//!
+//! Between the metadata ([`stead_meta`]) and the data blocks ([`stead_chunk`]), of which each knows nothing of the other.
+//! Knows nothing of FUSE: the whole layer runs and is tested without a kernel.
+//!
+//! Invariants:
+//! * Data is in the object store before its record is in the metadata engine.
+//! * What was written through this mount is seen by every later read through it, committed or not.
+//! * A failed write-back is told to every handle of the file that was open, once, by write, flush or fsync.
+//! * Nothing depends on how often the kernel looked an inode up: node id = inode number, and forgetting is no event.
+
+mod accesslog;
+mod attr;
+mod background;
+mod config;
+mod control;
+mod directory;
+mod errno;
+mod files;
+mod flush;
+mod handles;
+mod inode;
+mod internal;
+mod namespace;
+mod operation;
+mod readahead;
+mod reader;
+mod recent;
+#[cfg(test)]
+mod tests;
+mod writer;
+mod xattr;
+
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+use stead_base::{Clock, Ino, Tasks, Timestamp};
+use stead_chunk::ChunkStore;
+use stead_meta::Meta;
+use tracing::warn;
+
+pub use attr::{Attributes, Entry, kind_of, st_mode, type_bits};
+pub use config::VfsConfig;
+pub use directory::DirEntry;
+pub use errno::{Result, ToErrno};
+pub use files::Opened;
+pub use handles::HandleId;
+pub use operation::{Op, OpStats};
+pub use stead_meta::ops::{Caller, NewNode, SetAttr, SetTime, StatFs, XattrFlag};
+pub use stead_meta::records::{Attr, NodeType};
+
+use accesslog::AccessLog;
+use handles::HandleTable;
+use inode::InodeTable;
+use internal::Names;
+use recent::RecentChanges;
+
+/// Files whose state at the last open is remembered, to tell whether the kernel's pages of them are still good.
+const SEEN_FILES: std::num::NonZeroUsize = std::num::NonZeroUsize::new(1 << 16).expect("not zero");
+
+/// A mounted volume.
+pub struct Vfs {
+    me: Weak<Self>,
+    config: VfsConfig,
+    meta: Arc<Meta>,
+    chunks: Arc<ChunkStore>,
+    clock: Arc<dyn Clock>,
+    since: Timestamp,
+    names: Names,
+    handles: HandleTable,
+    inodes: InodeTable,
+    recent: RecentChanges,
+    /// (mtime, length) of files when they were last opened.
+    seen: Mutex<LruCache<Ino, (Timestamp, u64)>>,
+    log: AccessLog,
+    stats: OpStats,
+    tasks: Tasks,
+    /// Held for reading while a write takes effect; true once no write is to be acknowledged any more.
+    frozen: RwLock<bool>,
+}
+
+impl Vfs {
+    /// Puts the layers together and starts the background work. Must be called inside a tokio runtime.
+    pub fn new(config: VfsConfig, meta: Arc<Meta>, chunks: Arc<ChunkStore>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let vfs = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            names: Names::new(&config, meta.options().subdir.is_some()),
+            since: clock.now(),
+            config,
+            meta,
+            chunks,
+            clock,
+            handles: HandleTable::new(),
+            inodes: InodeTable::default(),
+            recent: RecentChanges::new(),
+            seen: Mutex::new(LruCache::new(SEEN_FILES)),
+            log: AccessLog::default(),
+            stats: OpStats::new(),
+            tasks: Tasks::new(),
+            frozen: RwLock::new(false),
+        });
+        background::start(&vfs);
+        vfs
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &VfsConfig {
+        &self.config
+    }
+
+    /// Numbers of the operations so far.
+    pub fn stats(&self) -> &OpStats {
+        &self.stats
+    }
+
+    /// Open handles.
+    pub fn open_handles(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// The content of `.stats` as of now.
+    pub fn stats_text(&self) -> String {
+        let budget = self.chunks.budget();
+        let gauges = [
+            ("fuse_open_handlers", self.handles.len() as u64),
+            ("used_buffer_size_bytes", budget.used()),
+            ("uptime", self.clock.now().since(self.since).as_secs()),
+        ];
+        internal::stats(&self.stats, &gauges)
+    }
+
+    /// From here on no write is answered any more, neither with success nor with an error: whoever serves next answers it,
+    /// or the kernel does when the connection ends. Writes that were answered are kept by [`Vfs::drain`].
+    pub fn freeze(&self) {
+        *self.frozen.write() = true;
+    }
+
+    /// Stops the background work after everything written is committed. The first failure is returned; data that could
+    /// not be committed is lost with the process.
+    pub async fn drain(self: &Arc<Self>) -> Result<()> {
+        let flushed = self.flush_all().await;
+        self.tasks.drain().await;
+        flushed
+    }
+
+    /// Counts `work`, and writes a line of the access log if somebody reads it. `shape` adds the operation's arguments
+    /// and, if there is one, its result.
+    async fn observed<T>(
+        &self,
+        op: Op,
+        caller: &Caller,
+        work: impl Future<Output = Result<T>> + Send,
+        shape: impl FnOnce(&mut String, Option<&T>) + Send,
+    ) -> Result<T> {
+        let logged = self.log.is_read().then(|| self.clock.now());
+        let started = Instant::now();
+        let result = work.await;
+        let took = started.elapsed();
+        self.stats.note(op, took, result.is_err());
+        if let Some(time) = logged {
+            let mut text = String::new();
+            shape(&mut text, result.as_ref().ok());
+            let failed = result.as_ref().err().copied();
+            self.log.write(accesslog::line(time, caller, op, &text, failed, took));
+        }
+        result
+    }
+}
+
+impl Drop for Vfs {
+    fn drop(&mut self) {
+        let dirty = self.inodes.dirty().len();
+        if dirty > 0 {
+            warn!(files = dirty, "dropped with data that was not committed");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What this mount knows of an inode while it is open: attributes, the view of its chunks, data not yet committed.
+//!
+//! Two things could make an old state win over a new one: an answer of the metadata engine that was on its way while this
+//! mount changed the inode, and a cached view of a chunk that has a new slice. So attributes carry the time they were
+//! asked for and lose against a later local change, and views carry an epoch that each local change moves on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use stead_base::Ino;
+use stead_meta::Meta;
+use stead_meta::records::Attr;
+use stead_meta::view::{Piece, view};
+use tokio::time::Instant;
+
+use crate::attr::Attributes;
+use crate::errno::{Result, fail};
+use crate::writer::{FileWriter, lay_over};
+
+/// The visible pieces of a chunk.
+pub(crate) type View = Arc<Vec<Piece>>;
+
+/// An inode that has open handles or data that is not committed.
+pub(crate) struct OpenInode {
+    pub(crate) ino: Ino,
+    pub(crate) writer: FileWriter,
+    /// Held while this mount changes the inode's metadata, so that what comes back is noted in the order it happened.
+    pub(crate) change: tokio::sync::Mutex<()>,
+    known: Mutex<Known>,
+    views: Mutex<Views>,
+}
+
+struct Known {
+    attr: Attr,
+    /// The attributes are those of this moment or later.
+    fetched: Instant,
+    /// When this mount last changed the inode.
+    changed: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Views {
+    epoch: u64,
+    chunks: HashMap<u32, View>,
+}
+
+impl OpenInode {
+    fn new(ino: Ino, attr: Attr, fetched: Instant) -> Self {
+        Self {
+            ino,
+            writer: FileWriter::default(),
+            change: tokio::sync::Mutex::default(),
+            known: Mutex::new(Known { attr, fetched, changed: None }),
+            views: Mutex::default(),
+        }
+    }
+
+    /// The attributes as of now: what is known, with the data that is not committed.
+    pub(crate) fn attr(&self) -> Attr {
+        // In this order: what is committed in between is then counted twice, not missed.
+        let pending = self.writer.pending_change();
+        let mut attr = self.known.lock().attr.clone();
+        lay_over(&mut attr, pending);
+        attr
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn length(&self) -> u64 {
+        let pending = self.writer.length();
+        pending.max(self.known.lock().attr.length)
+    }
+
+    /// What is known, if it is younger than `max_age` and not older than `bound`.
+    fn recent(&self, max_age: Duration, bound: Option<Instant>) -> Option<Attributes> {
+        let fetched = self.known.lock().fetched;
+        let timeout = max_age.checked_sub(fetched.elapsed())?;
+        let young = !timeout.is_zero() && bound.is_none_or(|bound| fetched > bound);
+        young.then(|| Attributes { ino: self.ino, attr: self.attr(), timeout })
+    }
+
+    /// Takes note of attributes that the engine was asked for at `asked`, unless something younger is known. Returns
+    /// what holds now; it may be kept for the rest of `max_age`.
+    pub(crate) fn freshen(&self, attr: Attr, asked: Instant, max_age: Duration) -> Attributes {
+        let mut known = self.known.lock();
+        let outdated = known.changed.is_some_and(|changed| changed >= asked) || known.fetched > asked;
+        if !outdated {
+            if known.attr.mtime != attr.mtime || known.attr.length != attr.length {
+                self.forget_views();
+            }
+            known.attr = attr;
+            known.fetched = asked;
+        }
+        let timeout = max_age.saturating_sub(known.fetched.elapsed());
+        drop(known);
+        Attributes { ino: self.ino, attr: self.attr(), timeout }
+    }
+
+    /// This mount changed the inode, and these are its attributes since. The caller holds [`OpenInode::change`].
+    pub(crate) fn changed(&self, attr: Attr) {
+        let now = Instant::now();
+        let mut known = self.known.lock();
+        known.attr = attr;
+        known.fetched = now;
+        known.changed = Some(now);
+    }
+
+    /// The view of a chunk if it is in memory.
+    pub(crate) fn cached_view(&self, index: u32) -> Option<View> {
+        self.views.lock().chunks.get(&index).cloned()
+    }
+
+    /// The view of a chunk, from memory or from the engine.
+    pub(crate) async fn view(&self, meta: &Meta, index: u32) -> Result<View> {
+        let epoch = {
+            let views = self.views.lock();
+            if let Some(view) = views.chunks.get(&index) {
+                return Ok(Arc::clone(view));
+            }
+            views.epoch
+        };
+        let pieces = Arc::new(view(&meta.chunk(self.ino, index).await.map_err(fail)?));
+        let mut views = self.views.lock();
+        if views.epoch == epoch {
+            views.chunks.insert(index, Arc::clone(&pieces));
+        }
+        Ok(pieces)
+    }
+
+    /// The chunk has a new record.
+    pub(crate) fn forget_view(&self, index: u32) {
+        let mut views = self.views.lock();
+        views.epoch += 1;
+        views.chunks.remove(&index);
+    }
+
+    /// Any chunk may have changed.
+    pub(crate) fn forget_views(&self) {
+        let mut views = self.views.lock();
+        views.epoch += 1;
+        views.chunks.clear();
+    }
+}
+
+/// All open inodes.
+#[derive(Default)]
+pub(crate) struct InodeTable {
+    open: Mutex<HashMap<Ino, Slot>>,
+    /// When this mount last gave or took a name. Whose it was is not known, so what was known of any inode before has
+    /// to be asked for again.
+    links_changed: Mutex<Option<Instant>>,
+}
+
+struct Slot {
+    inode: Arc<OpenInode>,
+    handles: usize,
+}
+
+impl InodeTable {
+    /// One handle more; `attr` is what the engine said when it was asked at `asked`.
+    pub(crate) fn open(&self, ino: Ino, attr: Attr, asked: Instant) -> Arc<OpenInode> {
+        let mut table = self.open.lock();
+        let slot = table
+            .entry(ino)
+            .or_insert_with(|| Slot { inode: Arc::new(OpenInode::new(ino, attr.clone(), asked)), handles: 0 });
+        slot.handles += 1;
+        slot.inode.freshen(attr, asked, Duration::ZERO);
+        Arc::clone(&slot.inode)
+    }
+
+    /// One handle less. An inode with uncommitted data stays until [`InodeTable::tidy`].
+    pub(crate) fn close(&self, ino: Ino) {
+        if let Some(slot) = self.open.lock().get_mut(&ino) {
+            slot.handles = slot.handles.saturating_sub(1);
+        }
+        self.tidy(ino);
+    }
+
+    /// Drops the inode if nothing needs it any more.
+    pub(crate) fn tidy(&self, ino: Ino) {
+        let mut table = self.open.lock();
+        if let Some(slot) = table.get(&ino)
+            && slot.handles == 0
+            && !slot.inode.writer.is_dirty()
+        {
+            table.remove(&ino);
+        }
+    }
+
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<OpenInode>> {
+        self.open.lock().get(&ino).map(|slot| Arc::clone(&slot.inode))
+    }
+
+    /// What is known of an open inode, if it is younger than `max_age`.
+    pub(crate) fn recent(&self, ino: Ino, max_age: Duration) -> Option<Attributes> {
+        let bound = *self.links_changed.lock();
+        self.get(ino)?.recent(max_age, bound)
+    }
+
+    /// This mount gave or took a name.
+    pub(crate) fn links_changed(&self) {
+        *self.links_changed.lock() = Some(Instant::now());
+    }
+
+    /// Those with uncommitted data.
+    pub(crate) fn dirty(&self) -> Vec<Arc<OpenInode>> {
+        let table = self.open.lock();
+        let dirty = table.values().filter(|slot| slot.inode.writer.is_dirty());
+        dirty.map(|slot| Arc::clone(&slot.inode)).collect()
+    }
+}

@@ -1,0 +1,446 @@
+//! Operations on names and attributes.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use stead_base::{Errno, Ino};
+use stead_meta::ops::{Caller, NewNode, SetAttr, SetTime, StatFs};
+use stead_meta::records::{Attr, MAX_NAME, Name, NodeType};
+use tokio::time::Instant;
+
+use crate::accesslog;
+use crate::attr::{Attributes, Entry};
+use crate::directory::{DirEntry, DirHandle, Item, Snapshot};
+use crate::errno::{Result, fail};
+use crate::handles::{Handle, HandleId};
+use crate::internal::{self, Internal, Virtual};
+use crate::operation::Op;
+use crate::{Opened, Vfs};
+
+/// A name for the access log.
+pub(crate) fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
+
+/// Appends the form of an entry if there is one.
+pub(crate) fn put_entry(out: &mut String, entry: Option<&Entry>) {
+    put_attributes(out, entry.map(|entry| &entry.attributes));
+}
+
+fn put_attributes(out: &mut String, attributes: Option<&Attributes>) {
+    if let Some(Attributes { ino, attr, .. }) = attributes {
+        accesslog::entry(out, *ino, attr);
+    }
+}
+
+impl Vfs {
+    /// Finds a name.
+    pub async fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Entry> {
+        self.observed(Op::Lookup, caller, self.find(parent, name), |out, entry| {
+            let _ = write!(out, "({parent},{}):", lossy(name));
+            put_entry(out, entry);
+        })
+        .await
+    }
+
+    async fn find(&self, parent: Ino, name: &[u8]) -> Result<Entry> {
+        if name.len() > MAX_NAME {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let asked = Instant::now();
+        let found = match self.names.find(parent, name) {
+            Some(Internal::File(file)) => return Ok(self.virtual_entry(file)),
+            Some(Internal::Trash) => self.meta.getattr(Ino::TRASH).await.map(|attr| (Ino::TRASH, attr)),
+            None => self.meta.lookup(parent, name).await,
+        };
+        let (ino, attr) = found.map_err(fail)?;
+        Ok(self.entry(ino, attr, asked))
+    }
+
+    /// The attributes of an inode.
+    pub async fn getattr(&self, caller: &Caller, ino: Ino) -> Result<Attributes> {
+        self.observed(Op::GetAttr, caller, self.attributes(ino), |out, found| {
+            let _ = write!(out, "({ino}):");
+            put_attributes(out, found);
+        })
+        .await
+    }
+
+    async fn attributes(&self, ino: Ino) -> Result<Attributes> {
+        if let Some(file) = Virtual::of(ino) {
+            return Ok(self.virtual_entry(file).attributes);
+        }
+        if let Some(known) = self.inodes.recent(ino, self.config.attr_cache) {
+            return Ok(known);
+        }
+        let asked = Instant::now();
+        let attr = self.meta.getattr(ino).await.map_err(fail)?;
+        Ok(self.entry(ino, attr, asked).attributes)
+    }
+
+    /// Changes attributes; with `size`, also the length.
+    pub async fn setattr(&self, caller: &Caller, ino: Ino, set: SetAttr, size: Option<u64>) -> Result<Attributes> {
+        let shown = format!("{set:?}");
+        self.observed(Op::SetAttr, caller, self.set(caller, ino, set, size), |out, found| {
+            let _ = write!(out, "({ino},{size:?},[{shown}]):");
+            put_attributes(out, found);
+        })
+        .await
+    }
+
+    async fn set(&self, caller: &Caller, ino: Ino, set: SetAttr, size: Option<u64>) -> Result<Attributes> {
+        refuse_virtual(ino)?;
+        let mut changed = None;
+        if let Some(size) = size {
+            changed = Some(self.truncate(caller, ino, size).await?);
+        }
+        if set != SetAttr::default() {
+            changed = Some(self.set_members(caller, ino, set).await?);
+        }
+        match changed {
+            Some(attr) => Ok(Attributes {
+                ino,
+                attr: self.inodes.get(ino).map_or(attr, |open| open.attr()),
+                timeout: self.config.attr_cache,
+            }),
+            None => self.attributes(ino).await,
+        }
+    }
+
+    async fn set_members(&self, caller: &Caller, ino: Ino, set: SetAttr) -> Result<Attr> {
+        let Some(open) = self.inodes.get(ino) else {
+            let attr = self.meta.setattr(caller, ino, set).await.map_err(fail)?;
+            self.recent.inode(ino);
+            return Ok(attr);
+        };
+        let _change = open.change.lock().await;
+        let mtime = set.mtime.map(|mtime| match mtime {
+            SetTime::Now => self.clock.now(),
+            SetTime::At(time) => time,
+        });
+        let attr = self.meta.setattr(caller, ino, set).await.map_err(fail)?;
+        if let Some(mtime) = mtime {
+            open.writer.set_mtime(mtime);
+        }
+        open.changed(attr.clone());
+        self.recent.inode(ino);
+        Ok(attr)
+    }
+
+    /// Makes a file of any kind but a symbolic link.
+    pub async fn mknod(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewNode) -> Result<Entry> {
+        let op = if new.kind == NodeType::Directory { Op::MkDir } else { Op::MkNod };
+        let (mode, rdev) = (new.mode, new.rdev);
+        self.observed(op, caller, self.make(caller, parent, name, new), |out, entry| {
+            let _ = match op {
+                Op::MkDir => write!(out, "({parent},{},0{mode:o}):", lossy(name)),
+                _ => write!(out, "({parent},{},0{mode:o},0x{rdev:X}):", lossy(name)),
+            };
+            put_entry(out, entry);
+        })
+        .await
+    }
+
+    /// Makes a directory.
+    pub async fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u16, umask: u16) -> Result<Entry> {
+        self.mknod(caller, parent, name, NewNode::directory(mode, umask)).await
+    }
+
+    /// Makes a symbolic link.
+    pub async fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Entry> {
+        let new = NewNode::symlink(Bytes::copy_from_slice(target));
+        self.observed(Op::Symlink, caller, self.make(caller, parent, name, new), |out, entry| {
+            let _ = write!(out, "({parent},{},{}):", lossy(name), lossy(target));
+            put_entry(out, entry);
+        })
+        .await
+    }
+
+    async fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewNode) -> Result<Entry> {
+        self.refuse_special(parent, name, Errno::EEXIST)?;
+        let asked = Instant::now();
+        let (ino, attr) = self.meta.mknod(caller, parent, name, new).await.map_err(fail)?;
+        self.recent.entry(parent, name);
+        Ok(self.entry(ino, attr, asked))
+    }
+
+    /// Where a symbolic link leads.
+    pub async fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Bytes> {
+        let work = async { self.meta.readlink(ino).await.map_err(fail) };
+        self.observed(Op::ReadLink, caller, work, |out, target: Option<&Bytes>| {
+            let _ = write!(out, "({ino}): ({})", target.map_or_else(Default::default, |t| lossy(t)));
+        })
+        .await
+    }
+
+    /// Removes a name of anything but a directory.
+    pub async fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        let work = async {
+            self.refuse_special(parent, name, Errno::EPERM)?;
+            self.meta.unlink(caller, parent, name).await.map_err(fail)?;
+            self.recent.entry(parent, name);
+            self.inodes.links_changed();
+            Ok(())
+        };
+        self.observed(Op::Unlink, caller, work, |out, _| {
+            let _ = write!(out, "({parent},{})", lossy(name));
+        })
+        .await
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        let work = async {
+            self.refuse_special(parent, name, Errno::EPERM)?;
+            self.meta.rmdir(caller, parent, name).await.map_err(fail)?;
+            self.recent.entry(parent, name);
+            Ok(())
+        };
+        self.observed(Op::RmDir, caller, work, |out, _| {
+            let _ = write!(out, "({parent},{})", lossy(name));
+        })
+        .await
+    }
+
+    /// Moves a name; `flags` are those of renameat2(2).
+    pub async fn rename(
+        &self,
+        caller: &Caller,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        flags: u32,
+    ) -> Result<()> {
+        let work = async {
+            self.refuse_special(parent, name, Errno::EPERM)?;
+            self.refuse_special(new_parent, new_name, Errno::EPERM)?;
+            let moved = self.meta.rename(caller, parent, name, new_parent, new_name, flags);
+            let (ino, _attr) = moved.await.map_err(fail)?;
+            self.recent.entry(parent, name);
+            self.recent.entry(new_parent, new_name);
+            self.inodes.links_changed();
+            self.recent.inode(ino);
+            Ok(())
+        };
+        self.observed(Op::Rename, caller, work, |out, _| {
+            let _ = write!(out, "({parent},{},{new_parent},{},{flags})", lossy(name), lossy(new_name));
+        })
+        .await
+    }
+
+    /// Gives an inode one more name.
+    pub async fn link(&self, caller: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> Result<Entry> {
+        let work = async {
+            refuse_virtual(ino)?;
+            self.refuse_special(parent, name, Errno::EPERM)?;
+            let asked = Instant::now();
+            let attr = self.meta.link(caller, ino, parent, name).await.map_err(fail)?;
+            self.recent.entry(parent, name);
+            self.recent.inode(ino);
+            self.inodes.links_changed();
+            Ok(self.entry(ino, attr, asked))
+        };
+        self.observed(Op::Link, caller, work, |out, entry| {
+            let _ = write!(out, "({ino},{parent},{}):", lossy(name));
+            put_entry(out, entry);
+        })
+        .await
+    }
+
+    /// Opens a directory.
+    pub async fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
+        let work = async { Ok(Opened::plain(self.handles.insert(Handle::Directory(DirHandle::new(ino))))) };
+        self.observed(Op::OpenDir, caller, work, |out, opened: Option<&Opened>| {
+            let _ = write!(out, "({ino}) [fh:{}]", opened.map_or(0, |opened| opened.fh));
+        })
+        .await
+    }
+
+    /// Shows entries from `offset` on to `sink`, until it says that it is full (`true`), in which case the entry it was
+    /// shown last comes again next time. With `plus`, entries have attributes.
+    pub async fn readdir(
+        &self,
+        caller: &Caller,
+        fh: HandleId,
+        offset: u64,
+        plus: bool,
+        sink: impl FnMut(DirEntry<'_>) -> bool + Send,
+    ) -> Result<()> {
+        let work = async {
+            let handle = self.handles.get(fh)?;
+            match &*handle {
+                Handle::Directory(dir) => self.list(dir, offset, plus, sink).await.map(|count| (dir.ino, count)),
+                Handle::File(_) | Handle::Virtual(_) => Err(Errno::ENOTDIR),
+            }
+        };
+        let result = self.observed(Op::ReadDir, caller, work, |out, done| {
+            let (ino, count) = done.copied().unwrap_or((Ino(0), 0));
+            let _ = write!(out, "({ino},{fh},{offset},{}): ({count})", u8::from(plus));
+        });
+        result.await.map(|_shown| ())
+    }
+
+    async fn list(
+        &self,
+        dir: &DirHandle,
+        offset: u64,
+        plus: bool,
+        mut sink: impl FnMut(DirEntry<'_>) -> bool + Send,
+    ) -> Result<usize> {
+        let special = self.special_entries(dir.ino, offset).await?;
+        let start = usize::try_from(offset).map_err(|_too_far| Errno::EINVAL)?;
+        let mut snapshot = dir.snapshot().await;
+        if offset == 0 {
+            *snapshot = Snapshot::default();
+        }
+        for at in start.. {
+            let item = match at.checked_sub(special.len()) {
+                None => &special[at],
+                Some(index) => match snapshot.get(&self.meta, dir.ino, index, plus).await? {
+                    Some(item) => item,
+                    None => return Ok(at - start),
+                },
+            };
+            let entry = if plus { self.listed(dir.ino, item).await? } else { Some(self.only_type(item)) };
+            let shown = entry.map(|entry| DirEntry { name: item.name.as_bytes(), next: at as u64 + 1, entry });
+            if shown.is_some_and(&mut sink) {
+                return Ok(at - start);
+            }
+        }
+        Ok(0)
+    }
+
+    /// `.`, `..` and the virtual files. They hold their places even where `offset` has passed them.
+    async fn special_entries(&self, dir: Ino, offset: u64) -> Result<Vec<Item>> {
+        let parent = if offset < 2 && dir != Ino::ROOT { self.meta.parent_of(dir).await.map_err(fail)? } else { dir };
+        let loaded = Instant::now();
+        let item = |ino, kind, name: &str| Item {
+            ino,
+            kind,
+            name: Name::stored(Bytes::copy_from_slice(name.as_bytes())),
+            attr: None,
+            loaded,
+        };
+        let mut items = vec![item(dir, NodeType::Directory, "."), item(parent, NodeType::Directory, "..")];
+        if dir == Ino::ROOT {
+            let files = self.names.listed().into_iter();
+            items.extend(files.map(|(ino, kind, name)| item(ino, kind, &name)));
+        }
+        Ok(items)
+    }
+
+    /// An entry with attributes: those of the snapshot, or fresh ones if this mount has changed it since. `None`: the
+    /// entry is gone.
+    async fn listed(&self, dir: Ino, item: &Item) -> Result<Option<Entry>> {
+        let name = item.name.as_bytes();
+        if name == b"." || name == b".." {
+            return Ok(Some(self.only_type(item)));
+        }
+        if let Some(attr) = &item.attr
+            && !self.recent.since(item.loaded, dir, name, item.ino)
+        {
+            return Ok(Some(self.entry(item.ino, attr.clone(), item.loaded)));
+        }
+        match self.find(dir, name).await {
+            Ok(entry) => Ok(Some(entry)),
+            Err(Errno::ENOENT) if self.recent.since(item.loaded, dir, name, item.ino) => Ok(None),
+            Err(Errno::ENOENT) => Ok(Some(self.only_type(item))),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// An entry whose attributes nobody knows or needs.
+    fn only_type(&self, item: &Item) -> Entry {
+        let mut attr = internal::attr(Virtual::Stats, &self.config, self.since, 0);
+        (attr.kind, attr.mode) = (item.kind, 0);
+        Entry { attributes: Attributes { ino: item.ino, attr, timeout: Duration::ZERO }, timeout: Duration::ZERO }
+    }
+
+    /// Closes a directory.
+    pub async fn releasedir(&self, caller: &Caller, fh: HandleId) -> Result<()> {
+        let removed = std::future::ready(self.handles.remove(fh).map(|_handle| ()).ok_or(Errno::EBADF));
+        self.observed(Op::ReleaseDir, caller, removed, |out, _| {
+            let _ = write!(out, "({fh})");
+        })
+        .await
+    }
+
+    /// Makes changes of a directory survive a power failure.
+    pub async fn fsyncdir(&self, caller: &Caller, ino: Ino) -> Result<()> {
+        let work = async { self.meta.fsync().await.map_err(fail) };
+        self.observed(Op::FSync, caller, work, |out, _| {
+            let _ = write!(out, "({ino},0)");
+        })
+        .await
+    }
+
+    /// Room of the volume.
+    pub async fn statfs(&self, caller: &Caller, ino: Ino) -> Result<StatFs> {
+        let work = async { self.meta.statfs(ino).await.map_err(fail) };
+        self.observed(Op::StatFs, caller, work, |out, found: Option<&StatFs>| {
+            let _ = write!(out, "({ino}):");
+            if let Some(room) = found {
+                let used = room.total.saturating_sub(room.avail);
+                let _ = write!(out, " ({used},{},{},{})", room.avail, room.iused, room.iavail);
+            }
+        })
+        .await
+    }
+
+    /// What the kernel is told of an inode whose attributes were asked for at `asked`.
+    pub(crate) fn entry(&self, ino: Ino, attr: Attr, asked: Instant) -> Entry {
+        let timeout = self.entry_timeout(attr.kind);
+        let attributes = match self.inodes.get(ino) {
+            Some(open) => open.freshen(attr, asked, self.config.attr_cache),
+            None => Attributes { ino, attr, timeout: self.config.attr_cache.saturating_sub(asked.elapsed()) },
+        };
+        Entry { attributes, timeout }
+    }
+
+    fn entry_timeout(&self, kind: NodeType) -> Duration {
+        match kind {
+            NodeType::Directory => self.config.dir_entry_cache,
+            NodeType::File
+            | NodeType::Symlink
+            | NodeType::Fifo
+            | NodeType::BlockDevice
+            | NodeType::CharDevice
+            | NodeType::Socket => self.config.entry_cache,
+        }
+    }
+
+    fn virtual_entry(&self, file: Virtual) -> Entry {
+        let length = match file {
+            Virtual::Config => self.config_text().len() as u64,
+            Virtual::AccessLog | Virtual::Control | Virtual::Stats => 0,
+        };
+        Entry {
+            attributes: Attributes {
+                ino: file.ino(),
+                attr: internal::attr(file, &self.config, self.since, length),
+                timeout: internal::TIMEOUT,
+            },
+            timeout: internal::TIMEOUT,
+        }
+    }
+
+    /// The content of `.config`.
+    pub(crate) fn config_text(&self) -> String {
+        let sid = self.meta.session().0;
+        internal::config(&self.config, self.meta.options(), &self.meta.format(), sid)
+    }
+
+    /// Refuses to change a name of the root that is ours.
+    pub(crate) fn refuse_special(&self, parent: Ino, name: &[u8], errno: Errno) -> Result<()> {
+        match self.names.find(parent, name) {
+            Some(Internal::File(_) | Internal::Trash) => Err(errno),
+            None if name.len() > MAX_NAME => Err(Errno::ENAMETOOLONG),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses to change a virtual file.
+pub(crate) fn refuse_virtual(ino: Ino) -> Result<()> {
+    if ino.is_internal() { Err(Errno::EPERM) } else { Ok(()) }
+}

@@ -1,0 +1,101 @@
+//! Extended attributes. Where they are off, ENOSYS makes the kernel stop asking, which saves a request per write.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use stead_base::{Errno, Ino};
+use stead_meta::ops::{Caller, XattrFlag};
+use stead_meta::records::MAX_NAME;
+
+use crate::Vfs;
+use crate::errno::{Result, fail};
+use crate::namespace::{lossy, refuse_virtual};
+use crate::operation::Op;
+
+/// Attributes that the kernel acts upon; none of them is served.
+const CAPABILITIES: [&[u8]; 2] = [b"security.capability", b"security.selinux"];
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+impl Vfs {
+    /// The value of an attribute.
+    pub async fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        let work = async {
+            self.check_xattr(name, Errno::ENODATA)?;
+            if ino.is_internal() {
+                return Err(Errno::ENODATA);
+            }
+            self.meta.get_xattr(ino, name).await.map_err(fail)
+        };
+        self.observed(Op::GetXattr, caller, work, |out, value: Option<&Bytes>| {
+            let _ = write!(out, "({ino},{}): ({})", lossy(name), value.map_or(0, Bytes::len));
+        })
+        .await
+    }
+
+    /// Creates or replaces an attribute.
+    pub async fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], flag: XattrFlag) -> Result<()> {
+        let work = async {
+            refuse_virtual(ino)?;
+            self.check_xattr(name, Errno::ENOTSUP)?;
+            self.meta.set_xattr(caller, ino, name, value, flag).await.map_err(fail)?;
+            self.recent.inode(ino);
+            Ok(())
+        };
+        self.observed(Op::SetXattr, caller, work, |out, _| {
+            let _ = write!(out, "({ino},{},{},{flag:?})", lossy(name), value.len());
+        })
+        .await
+    }
+
+    /// The names of all attributes, each followed by NUL.
+    pub async fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Bytes> {
+        let work = async {
+            self.check_xattr(b"", Errno::ENODATA)?;
+            if ino.is_internal() {
+                return Ok(Bytes::new());
+            }
+            let mut list = Vec::new();
+            for name in self.meta.list_xattrs(ino).await.map_err(fail)? {
+                list.extend_from_slice(name.as_bytes());
+                list.push(0);
+            }
+            Ok(list.into())
+        };
+        self.observed(Op::ListXattr, caller, work, |out, list: Option<&Bytes>| {
+            let _ = write!(out, "({ino}): ({})", list.map_or(0, Bytes::len));
+        })
+        .await
+    }
+
+    /// Removes an attribute.
+    pub async fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
+        let work = async {
+            refuse_virtual(ino)?;
+            self.check_xattr(name, Errno::ENODATA)?;
+            self.meta.remove_xattr(caller, ino, name).await.map_err(fail)?;
+            self.recent.inode(ino);
+            Ok(())
+        };
+        self.observed(Op::RemoveXattr, caller, work, |out, _| {
+            let _ = write!(out, "({ino},{})", lossy(name));
+        })
+        .await
+    }
+
+    /// `unserved` is the answer for attributes of the kernel that are not served.
+    fn check_xattr(&self, name: &[u8], unserved: Errno) -> Result<()> {
+        if !self.meta.options().enable_xattr {
+            return Err(Errno::ENOSYS);
+        }
+        if name.len() > MAX_NAME {
+            return Err(Errno::ERANGE);
+        }
+        if ACLS.contains(&name) {
+            return Err(Errno::ENOTSUP);
+        }
+        if CAPABILITIES.contains(&name) {
+            return Err(unserved);
+        }
+        Ok(())
+    }
+}
