@@ -22,13 +22,15 @@ const BATCH: usize = 1000;
 const MAX_PROBES: u32 = 100_000;
 
 type Fields = Vec<(Bytes, Bytes)>;
+/// Name, entry, attributes.
+type RawListed = (Bytes, Bytes, Option<Bytes>);
 
 impl RedisStore {
     pub(super) async fn page(&self, dir: Ino, with_attrs: bool, from: Cursor, limit: usize) -> Result<Page<Listed>> {
         let at = Instant::now();
         let cursor = if from.0.is_empty() { b"0".to_vec() } else { from.0 };
         let count = limit.clamp(1, BATCH);
-        let (next, found): (Vec<u8>, Vec<(Bytes, Bytes, Option<Bytes>)>) = self
+        let (next, found): (Vec<u8>, Vec<RawListed>) = self
             .link
             .eval(&script::PAGE, &[&self.keys.entries(dir)], |call| {
                 call.arg(&cursor).arg(count);

@@ -28,14 +28,19 @@ impl RedisServer {
 
     /// A server with the given configuration besides port and directory.
     pub(crate) fn start_with(args: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a directory for the server"), args)
+    }
+
+    /// The same in a directory that holds what the configuration names; `{port}` stands for the port.
+    pub(crate) fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
         let mut server = Self {
             child: None,
-            dir: tempfile::tempdir().expect("a directory for the server"),
+            dir,
             port,
-            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            args: args.iter().map(|arg| arg.replace("{port}", &port.to_string())).collect(),
         };
         server.spawn();
         server
