@@ -12,6 +12,7 @@ use crate::store::{Cursor, Listed, Page, Step, Txn};
 use super::Meta;
 use super::context::{Context, existing, no_entry, permits};
 use super::types::{Caller, SetAttr, SetTime};
+use super::volume::root_attr;
 
 /// The name of the trash in the root (format.md §2.4).
 pub(super) const TRASH_NAME: &[u8] = b".trash";
@@ -24,8 +25,7 @@ impl Meta {
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<(Ino, Attr)> {
         let (parent, name) = (self.real(parent), Name::entry(name)?);
         if self.is_trash_name(parent, &name) {
-            let trash = self.stored_attr(Ino::TRASH).await?;
-            return Ok((Ino::TRASH, trash.ok_or_else(|| no_entry(parent, &name))?));
+            return Ok((Ino::TRASH, self.getattr(Ino::TRASH).await?));
         }
         let found = self.store.lookup(parent, &name).await?;
         let (entry, attr) = found.ok_or_else(|| no_entry(parent, &name))?;
@@ -38,8 +38,12 @@ impl Meta {
     /// # Errors
     /// [`Error::NoInode`].
     pub async fn getattr(&self, ino: Ino) -> Result<Attr> {
-        let attr = self.stored_attr(self.real(ino)).await?;
-        attr.ok_or(Error::NoInode { ino })
+        match self.stored_attr(self.real(ino)).await? {
+            Some(attr) => Ok(attr),
+            // A volume that never had a trash shows an empty one.
+            None if ino == Ino::TRASH => Ok(root_attr(0o555, Timestamp::default())),
+            None => Err(Error::NoInode { ino }),
+        }
     }
 
     /// Changes attributes by the rules of chmod(2), chown(2) and utimensat(2), and format.md §2.9.

@@ -125,7 +125,8 @@ impl Meta {
     }
 }
 
-fn root_attr(mode: u16, now: Timestamp) -> Attr {
+/// Attributes of the root of the tree or the trash (format.md §1.3).
+pub(super) fn root_attr(mode: u16, now: Timestamp) -> Attr {
     Attr {
         flags: 0,
         kind: NodeType::Directory,

@@ -189,3 +189,11 @@ async fn an_entry_without_attributes_can_be_removed() {
     v.unlink(&root(), ROOT, b"f").await.expect("unlinked");
     refused!(v.lookup(ROOT, b"f").await, Error::NoEntry { .. });
 }
+
+#[tokio::test]
+async fn a_volume_without_a_trash_shows_an_empty_one() {
+    let v = Volume::plain().await;
+    let (ino, attr) = v.lookup(ROOT, b".trash").await.expect("shown");
+    assert_eq!((ino, attr.kind, attr.mode), (Ino::TRASH, NodeType::Directory, 0o555));
+    assert!(v.names(Ino::TRASH).await.is_empty());
+}
