@@ -70,13 +70,18 @@ fn why<E: ProvideErrorMetadata + StdError + Debug + 'static>(error: &SdkError<E>
     }
 }
 
-/// The texts of an error and of what caused it, without repetitions.
+/// What the SDK says around a cause without telling more of it.
+const WRAPPERS: [&str; 6] =
+    ["dispatch failure", "io error", "other", "service error", "client error (Connect)", "client error (SendRequest)"];
+
+/// The texts of an error and of what caused it, without repetitions and wrappers.
 pub(super) fn causes(error: &(dyn StdError + 'static)) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(cause) = next {
         let text = cause.to_string();
-        if !texts.iter().any(|known| known.contains(&text)) {
+        let is_said = WRAPPERS.contains(&text.as_str()) || texts.iter().any(|known| known.contains(&text));
+        if !is_said {
             texts.push(text);
         }
         next = cause.source();

@@ -107,10 +107,31 @@ async fn retrying(bucket: String) -> Arc<dyn ObjectStore> {
     crate::decorate(Arc::new(S3Store::open(&config(bucket)).await.unwrap()), &policy)
 }
 
+#[tokio::test]
+async fn a_certificate_must_be_trusted() {
+    let server = Minio::start_tls().await;
+    let bucket = format!("{}/secure", server.endpoint());
+    let trusting = retrying(format!("{bucket}?ca-certs={}", server.certificate().display())).await;
+    trusting.create_bucket().await.expect("its certificate is trusted");
+    crate::check(&*trusting).await.expect("and bodies that are not hashed are taken over TLS");
+    let start = Instant::now();
+    let error = retrying(bucket).await.put("k", Bytes::new()).await.unwrap_err();
+    assert!(matches!(&error, Error::Other { why, .. } if why.contains("invalid peer certificate")), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(2), "no retries");
+}
+
+#[tokio::test]
+async fn a_file_of_certificates_must_be_one() {
+    let bucket = "https://127.0.0.1:1/b?ca-certs=/no/such/file";
+    let error = S3Store::open(&config(bucket.to_owned())).await.unwrap_err().to_string();
+    assert!(error.contains("ca-certs \"/no/such/file\": No such file"), "{error}");
+}
+
 async fn check_fails_soon(bucket: String, expected: &str) {
     let start = Instant::now();
     let error = crate::check(&*retrying(bucket).await).await.unwrap_err();
     let took = start.elapsed();
+    println!("{error} after {took:?}");
     assert!(error.is_temporary() && error.to_string().contains(expected), "{error}");
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
@@ -147,4 +168,14 @@ fn parts_of_a_body_are_joined() {
         body.push(Bytes::from_static(part.as_bytes()), 4);
     }
     assert_eq!(body.finish(), "abcd");
+}
+
+#[tokio::test]
+#[ignore = "shows what is said where no credentials are; depends on the machine"]
+async fn no_credentials() {
+    let mut config = config(format!("http://127.0.0.1:{}/b", free_port()));
+    (config.access_key, config.secret_key) = (None, None);
+    let start = Instant::now();
+    let store = S3Store::open(&config).await.unwrap();
+    println!("{:?} after {:?}", store.put("k", Bytes::new()).await, start.elapsed());
 }

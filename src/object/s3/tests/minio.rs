@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+use crate::{Error, ObjectStore, S3Store};
 
 pub(crate) const ACCESS_KEY: &str = "test-user";
 pub(crate) const SECRET_KEY: &str = "test-password-1";
@@ -19,14 +20,25 @@ const ATTEMPTS: usize = 3;
 pub(crate) struct Minio {
     process: Child,
     port: u16,
-    _data: TempDir,
+    scheme: &'static str,
+    data: TempDir,
 }
 
 impl Minio {
     /// Starts one and waits until it serves. Another process may take the port first, so there are several attempts.
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// One that speaks TLS with a certificate for 127.0.0.1 of its own; see [`Minio::certificate`].
+    pub(crate) async fn start_tls() -> Self {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate can be made");
+        Self::start_with(Some((made.cert.pem(), made.signing_key.serialize_pem()))).await
+    }
+
+    async fn start_with(tls: Option<(String, String)>) -> Self {
         for _ in 0..ATTEMPTS {
-            let mut server = Self::launch();
+            let mut server = Self::launch(tls.as_ref());
             if server.is_ready().await {
                 return server;
             }
@@ -35,14 +47,27 @@ impl Minio {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
-    fn launch() -> Self {
+    /// The PEM file with the server's certificate.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.data.path().join("certs/public.crt")
+    }
+
+    fn launch(tls: Option<&(String, String)>) -> Self {
         let (data, port) = (tempfile::tempdir().expect("a directory for the test"), free_port());
+        let certs = data.path().join("certs");
+        std::fs::create_dir(&certs).expect("a directory for certificates");
+        if let Some((certificate, key)) = tls {
+            std::fs::write(certs.join("public.crt"), certificate).expect("the certificate can be written");
+            std::fs::write(certs.join("private.key"), key).expect("the key can be written");
+        }
         let process = Command::new(binary())
             .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")])
-            .arg(data.path())
+            .arg("--certs-dir")
+            .arg(certs)
+            .arg(data.path().join("data"))
             .env("MINIO_BROWSER", "off")
             .env("MINIO_ROOT_USER", ACCESS_KEY)
             .env("MINIO_ROOT_PASSWORD", SECRET_KEY)
@@ -50,7 +75,7 @@ impl Minio {
             .stderr(Stdio::null())
             .spawn()
             .expect("the server can be started");
-        Self { process, port, _data: data }
+        Self { process, port, scheme: if tls.is_some() { "https" } else { "http" }, data }
     }
 
     /// False if it ended, or took longer than 30 seconds.
@@ -59,12 +84,22 @@ impl Minio {
             if self.process.try_wait().expect("a child can be asked").is_some() {
                 return false;
             }
-            if healthy(self.port).await {
+            if self.serves().await {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         false
+    }
+
+    /// A port that is open, and even a healthy answer, come before the server knows its buckets.
+    async fn serves(&self) -> bool {
+        let trust =
+            if self.scheme == "https" { format!("?ca-certs={}", self.certificate().display()) } else { String::new() };
+        let config = super::config(format!("{}/ready{trust}", self.endpoint()));
+        let store = S3Store::open(&config).await.expect("the address is right");
+        let asked = tokio::time::timeout(Duration::from_secs(1), store.put("ready", Bytes::new())).await;
+        matches!(asked, Ok(Err(Error::NoBucket { .. })))
     }
 }
 
@@ -73,14 +108,6 @@ impl Drop for Minio {
         self.process.kill().expect("our own child can be killed");
         self.process.wait().expect("and waited for");
     }
-}
-
-async fn healthy(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return false };
-    let request = b"GET /minio/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n";
-    let mut answer = Vec::new();
-    let asked = stream.write_all(request).await.is_ok() && stream.read_to_end(&mut answer).await.is_ok();
-    asked && answer.starts_with(b"HTTP/1.0 200")
 }
 
 pub(crate) fn free_port() -> u16 {
