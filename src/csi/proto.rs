@@ -1,3 +1,9 @@
 //! Messages, services and clients generated from `proto/csi.proto`.
+#![expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code keeps its own rules"
+)]
 
 tonic::include_proto!("csi.v1");

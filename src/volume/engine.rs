@@ -1,6 +1,7 @@
 //! Opening a file system for the control path: engine, Format, objects. Formats it if it is not there yet.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,15 +31,21 @@ pub(crate) struct FileSystem {
     pub(crate) objects: Arc<dyn ObjectStore>,
 }
 
-/// Waits for a first contact, so that a wrong address is an error and not a hanging call.
-async fn patiently<T, E>(what: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T>
+/// Waits for a first contact, so that a wrong address is an error and not a hanging call. Boxed, since clients of engines
+/// and buckets are large while they connect.
+fn patiently<'a, T: Send + 'a, E: 'a>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, E>> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>
 where
     Error: From<E>,
 {
-    match tokio::time::timeout(PATIENCE, work).await {
-        Ok(result) => Ok(result?),
-        Err(_elapsed) => Err(Error::Deadline { what, limit: PATIENCE }),
-    }
+    Box::pin(async move {
+        match tokio::time::timeout(PATIENCE, work).await {
+            Ok(result) => Ok(result?),
+            Err(_elapsed) => Err(Error::Deadline { what, limit: PATIENCE }),
+        }
+    })
 }
 
 /// Connects to an engine. `create` makes a SQLite file that is not there.

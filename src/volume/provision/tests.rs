@@ -262,3 +262,56 @@ async fn wrong_places_fail_with_a_reason() {
     let error = place.volumes.create(&request).await.expect_err("another file system");
     assert_eq!(error.kind(), Kind::Precondition, "{error}");
 }
+
+/// A Redis on a free port of this machine, without persistence.
+struct Redis {
+    process: tokio::process::Child,
+    port: u16,
+}
+
+impl Redis {
+    async fn start() -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("bound").port();
+        drop(free);
+        let process = tokio::process::Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()])
+            .stdout(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("these tests need redis-server in PATH");
+        for _ in 0..200 {
+            if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        Self { process, port }
+    }
+}
+
+#[tokio::test]
+async fn file_systems_of_their_own_take_free_databases_of_the_range() {
+    let (place, mut redis) = (Place::new(), Redis::start().await);
+    let secrets = place.secrets_with(&[("metaurl", format!("redis://127.0.0.1:{}/0", redis.port))]);
+    let request = |name: &str| VolumeRequest {
+        secrets: secrets.clone(),
+        ..place.request(name, 4096, &[("provisioning", "filesystem"), ("databases", "3-4")])
+    };
+    let (one, two) = (request("one"), request("two"));
+    let (one, two) = tokio::join!(place.volumes.create(&one), place.volumes.create(&two));
+    let mut ids = [one.expect("room").id, two.expect("room").id];
+    ids.sort();
+    let numbers: Vec<&str> = ids.iter().map(|id| id.as_str().split('@').nth(1).expect("a number")).collect();
+    assert_eq!(numbers, ["3", "4"], "{ids:?}");
+    let again = place.volumes.create(&request("one")).await.expect("found").id;
+    assert!(ids.contains(&again));
+    let error = place.volumes.create(&request("three")).await.expect_err("no room");
+    assert_eq!(error.kind(), Kind::Exhausted, "{error}");
+    place.volumes.delete(&ids[0], &secrets).await.expect("deleted");
+    let third = place.volumes.create(&request("three")).await.expect("room again").id;
+    assert!(third.as_str().starts_with("fs@3@"), "{third}");
+    place.volumes.delete(&ids[0], &secrets).await.expect("gone already");
+    place.volumes.find(&third, &secrets).await.expect("the new one is not touched");
+    redis.process.kill().await.expect("ours");
+}
