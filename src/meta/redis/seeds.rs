@@ -105,8 +105,9 @@ fn apply(seeds: &mut LruCache<Key, Seed>, keys: &Keys, write: &Write, at: Instan
         | Write::ReplaceSlices(ino, index, ..) => drop(seeds.pop(&Key::Chunk(*ino, *index))),
         Write::DelChunk(ino, index) => put(seeds, &Key::Chunk(*ino, *index), None, at),
         Write::AddCounter(counter, delta) => add(seeds, keys, &Key::Counter(*counter), |record| match record {
-            Record::Number(number) => Some(number.saturating_add(*delta).to_string().into()),
-            _ => None,
+            None => Some(delta.to_string().into()),
+            Some(Record::Number(number)) => Some(number.saturating_add(*delta).to_string().into()),
+            Some(_) => None,
         }),
         Write::AddDirQuotaUsed(dir, space, inodes) => add_quota(seeds, keys, *dir, *space, *inodes),
         Write::SetDirQuota(dir, quota) => put(seeds, &Key::DirQuota(*dir), Some(keys::encode_quota(*quota)), at),
@@ -117,7 +118,7 @@ fn apply(seeds: &mut LruCache<Key, Seed>, keys: &Keys, write: &Write, at: Instan
 
 fn add_quota(seeds: &mut LruCache<Key, Seed>, keys: &Keys, dir: Ino, space: i64, inodes: i64) {
     add(seeds, keys, &Key::DirQuota(dir), |record| match record {
-        Record::Quota(mut quota) => {
+        Some(Record::Quota(mut quota)) => {
             quota.used_space = quota.used_space.saturating_add(space);
             quota.used_inodes = quota.used_inodes.saturating_add(inodes);
             Some(keys::encode_quota(quota))
@@ -127,13 +128,10 @@ fn add_quota(seeds: &mut LruCache<Key, Seed>, keys: &Keys, dir: Ino, space: i64,
 }
 
 /// Changes a seed without making it younger, so that a limit counts what we have added since it was read.
-fn add(seeds: &mut LruCache<Key, Seed>, keys: &Keys, key: &Key, change: impl Fn(Record) -> Option<Bytes>) {
+fn add(seeds: &mut LruCache<Key, Seed>, keys: &Keys, key: &Key, change: impl Fn(Option<Record>) -> Option<Bytes>) {
     let Some(seed) = seeds.peek_mut(key) else { return };
-    let changed = match keys::decode(keys, key, seed.raw.as_ref()) {
-        Ok(Some(record)) => change(record),
-        _ => None,
-    };
-    match changed {
+    let record = keys::decode(keys, key, seed.raw.as_ref());
+    match record.ok().and_then(change) {
         Some(raw) => seed.raw = Some(raw),
         None => drop(seeds.pop(key)),
     }
