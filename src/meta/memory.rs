@@ -49,6 +49,12 @@ impl MemoryStore {
         self.trips.load(Ordering::Relaxed)
     }
 
+    /// A store with the given records.
+    #[cfg(test)]
+    pub(crate) fn holding(state: State) -> Self {
+        Self { state: Mutex::new(state), ..Self::default() }
+    }
+
     /// A copy of all records.
     #[cfg(test)]
     pub(crate) fn snapshot(&self) -> State {

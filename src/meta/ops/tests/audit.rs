@@ -186,3 +186,48 @@ fn nothing_is_left_over(state: &State) {
         assert!(state.attrs.contains_key(ino), "something is known of {ino}, which is gone");
     }
 }
+
+#[tokio::test]
+async fn an_audit_finds_every_kind_of_damage() {
+    use super::{NewNode, ROOT, Volume, root};
+    use crate::records::{Name, Write};
+    use crate::store::{Store, TxOptions, transact};
+
+    let v = Volume::plain().await;
+    let (dir, file) = (v.dir(ROOT, "d").await, v.filled(ROOT, "f", 10).await);
+    v.link(&root(), file, dir, b"g").await.expect("linked");
+    v.mknod(&root(), dir, b"p", NewNode::file(0o644, 0)).await.expect("made");
+    v.set_quota(dir, Some(1 << 30), None).await.expect("set");
+    v.audit().await;
+    let attr = v.attr(file).await;
+    let one = DirStat { length: 0, space: 0, inodes: 1 };
+    let damage = [
+        Write::AddCounter(Counter::UsedSpace, 4096),
+        Write::AddCounter(Counter::TotalInodes, -1),
+        Write::AddDirStat(dir, one),
+        Write::DelDirStat(dir),
+        Write::AddDirQuotaUsed(dir, 0, 1),
+        Write::AddSliceRef(SliceId(1), 10, 1),
+        Write::AddParent(file, dir, 1),
+        Write::SetAttr(file, Attr { nlink: 1, ..attr.clone() }),
+        Write::SetAttr(file, Attr { parent: dir, ..attr }),
+        Write::DelEntry(ROOT, Name::entry(b"f").expect("valid")),
+        Write::DelAttr(file),
+        Write::AddDeleted(file, 10, 0),
+        Write::AddSustained(v.session(), file),
+    ];
+    for write in damage {
+        let damaged = crate::memory::MemoryStore::holding(v.store.snapshot());
+        let store: &dyn Store = &damaged;
+        let name = format!("{write:?}");
+        transact(store, TxOptions::default(), move |txn| {
+            txn.write(write.clone());
+            Ok(())
+        })
+        .await
+        .expect("damaged");
+        let (state, format) = (damaged.snapshot(), v.format());
+        let found = std::panic::catch_unwind(|| audit(&state, &format));
+        assert!(found.is_err(), "{name} goes unnoticed");
+    }
+}
