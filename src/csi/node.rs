@@ -9,6 +9,7 @@ mod target;
 mod tests;
 mod worker;
 
+use std::path::Path;
 use std::time::Duration;
 
 use stead_keeper::mount;
@@ -16,7 +17,7 @@ use stead_volume::VolumeId;
 use tonic::{Request, Response, Status};
 
 use crate::config::NodeConfig;
-use crate::controller::parse_id;
+use crate::controller::{parse_id, required};
 use crate::error::{Error, Result};
 use crate::locks::Locks;
 use crate::proto;
@@ -75,7 +76,9 @@ impl NodeService {
         request: proto::NodeGetVolumeStatsRequest,
     ) -> Result<proto::NodeGetVolumeStatsResponse> {
         let id = parse_id(&request.volume_id)?;
-        let path = target::resolve(&target::parse("volume_path", &request.volume_path)?);
+        required("volume_path", &request.volume_path)?;
+        // Whatever it is: where we have published nothing there is nothing to tell.
+        let path = target::resolve(Path::new(&request.volume_path));
         if !self.is_published(&id, &path)? {
             return Err(Error::NotPublished { volume: id.to_string(), path });
         }
@@ -83,7 +86,7 @@ impl NodeService {
         Ok(proto::NodeGetVolumeStatsResponse { usage, volume_condition: None })
     }
 
-    fn is_published(&self, id: &VolumeId, path: &std::path::Path) -> Result<bool> {
+    fn is_published(&self, id: &VolumeId, path: &Path) -> Result<bool> {
         let state = self.publisher.state.load(id)?;
         Ok(state.is_some_and(|state| state.targets.contains_key(path)) && mount::root_of(path)?.is_some())
     }

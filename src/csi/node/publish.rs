@@ -223,3 +223,19 @@ async fn give_to_group(root: PathBuf, group: u32) -> Result<()> {
     });
     Ok(given.await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_group_gets_the_volume_and_what_is_made_in_it() {
+        let dir = tempfile::tempdir().expect("a place");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o701)).expect("ours");
+        give_to_group(dir.path().to_owned(), 1234).await.expect("tests need root");
+        let found = std::fs::metadata(dir.path()).expect("there");
+        assert_eq!((found.gid(), found.mode() & 0o7777), (1234, 0o2771));
+        std::fs::create_dir(dir.path().join("below")).expect("new");
+        assert_eq!(std::fs::metadata(dir.path().join("below")).expect("there").gid(), 1234);
+    }
+}

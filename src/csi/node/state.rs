@@ -12,6 +12,9 @@ use stead_volume::VolumeId;
 use super::process::ProcessId;
 use crate::error::{Error, Result};
 
+/// Logs of workers that are kept when the node service starts.
+const MAX_LOGS: usize = 200;
+
 /// A volume on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VolumeState {
@@ -57,6 +60,7 @@ impl StateDir {
         for name in ["mounts", "volumes", "logs"] {
             fs::create_dir_all(path.join(name)).map_err(failed)?;
         }
+        forget_old_logs(&path.join("logs")).map_err(failed)?;
         // Mount points are compared with those in mountinfo, which has no symbolic links.
         Ok(Self { root: path.canonicalize().map_err(failed)? })
     }
@@ -110,9 +114,31 @@ impl StateDir {
     }
 }
 
+/// Keeps the newest logs of workers: one stays for every volume that was ever here.
+fn forget_old_logs(directory: &Path) -> std::io::Result<()> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        logs.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    logs.sort();
+    let old = logs.len().saturating_sub(MAX_LOGS);
+    logs.drain(..old).try_for_each(|(_, path)| fs::remove_file(path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_logs_are_forgotten() {
+        let dir = tempfile::tempdir().expect("a place");
+        for number in 0..=MAX_LOGS {
+            std::fs::write(dir.path().join(number.to_string()), "").expect("new");
+        }
+        forget_old_logs(dir.path()).expect("writable");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), MAX_LOGS);
+    }
 
     #[test]
     fn a_volume_is_remembered_until_it_is_forgotten() {

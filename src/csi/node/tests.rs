@@ -261,6 +261,7 @@ async fn stats_are_for_published_volumes_only() {
     assert_eq!(ask("", "/tmp").await, Code::InvalidArgument);
     assert_eq!(ask("v", "").await, Code::InvalidArgument);
     assert_eq!(ask("v", "/tmp").await, Code::NotFound);
+    assert_eq!(ask("v", "some/path").await, Code::NotFound);
     node.publish(node.request("v", "a")).await.expect("published");
     assert_eq!(ask("v", "/tmp").await, Code::NotFound);
     assert_eq!(ask("w", &node.target("a").display().to_string()).await, Code::NotFound);
