@@ -123,10 +123,10 @@ impl<'a> Records<'a> {
     /// Removes the record; the last step of a deletion.
     pub(crate) async fn remove(&self, id: &VolumeId) -> Result<()> {
         let Some(directory) = self.directory().await? else { return Ok(()) };
-        match self.meta.unlink(&Caller::root(), directory, id.as_str().as_bytes()).await {
-            Err(MetaError::NoEntry { .. }) => Ok(()),
-            other => Ok(other?),
-        }
+        // Past the trash, where it would be taken for a file of somebody.
+        let name = id.as_str().as_bytes();
+        let removed = self.meta.remove_tree(&Caller::root(), directory, name, true, &|_removed: u64| {}).await;
+        found(removed).map(|_| ())
     }
 
     /// All volumes of the file system whose record is there.

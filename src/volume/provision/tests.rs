@@ -145,6 +145,9 @@ async fn a_crash_between_any_two_steps_is_finished_by_a_repeat() {
 #[tokio::test]
 async fn a_deletion_removes_tree_quota_record_and_blocks() {
     let place = Place::new();
+    let first = place.volumes.create(&place.request("first", 0, &[])).await.expect("formats").id;
+    place.delete(&first).await;
+    let used = place.file_system("v").await.meta.statfs(Ino::ROOT).await.expect("readable").iused;
     let volume = place.volumes.create(&place.request("v", 1 << 20, &[])).await.expect("created");
     let file_system = place.file_system("v").await;
     let meta = &file_system.meta;
@@ -163,6 +166,7 @@ async fn a_deletion_removes_tree_quota_record_and_blocks() {
     assert!(meta.get_quota(directory).await.expect("readable").is_none());
     assert!(names(&file_system, "/.stead/volumes").await.is_empty());
     assert!(matches!(file_system.objects.head(&key).await, Err(stead_object::Error::NotFound { .. })));
+    assert_eq!(meta.statfs(Ino::ROOT).await.expect("readable").iused, used, "nothing went to the trash");
     place.delete(&volume.id).await;
     let error = place.volumes.find(&volume.id, &place.secrets()).await.expect_err("gone");
     assert_eq!(error.kind(), Kind::NotFound);
