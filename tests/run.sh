@@ -22,7 +22,7 @@ declare -A ABOUT=(
   [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers"
 )
 STAGES=(fmt clippy deny unit build sanity compat badinput background crash posix tree)
-PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr python3-venv sqlite3 jq)
+PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr python3-venv sqlite3 jq openssl)
 GO_FALLBACK=go1.26.8
 DENY=0.20.2
 MINIO=v0.0.0-20260212201848-7aac2a2c5b7c
@@ -116,7 +116,8 @@ stage_deny() {
   tool "cargo-deny-$DENY" bin/cargo-deny build_deny \
     && "$CACHE/cargo-deny-$DENY/bin/cargo-deny" --workspace check --config .deny.toml licenses bans sources
 }
-stage_unit() { cargo test --locked --workspace --exclude stead-tests && cargo test --locked -p stead-tests --lib; }
+# Always the whole workspace: with another choice of packages cargo builds many dependencies once more.
+stage_unit() { tools && cargo test --locked --workspace --lib --bins && cargo test --locked --workspace --doc; }
 stage_build() { cargo build --locked --release -p stead-cli; }
 
 suite() {
@@ -127,7 +128,7 @@ suite() {
   # A copy that every user can reach and that tells this run's processes from others.
   install -D -m 755 target/release/stead "$WORK/bin/stead" || return
   STEAD_BIN=$WORK/bin/stead TMPDIR=$WORK STEAD_TEST_RUN=$WORK \
-    cargo test --locked -p stead-tests --test "$1" -- --nocapture --test-threads=1
+    cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1
 }
 for name in sanity compat badinput background crash posix tree; do
   eval "stage_$name() { suite $name; }"
