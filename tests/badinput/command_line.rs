@@ -23,14 +23,36 @@ fn stead(arguments: &[&str]) -> Output {
     run(Command::new(tools::stead()).args(arguments), Duration::from_secs(60))
 }
 
-/// The command ends soon, with `code`, and names every one of `words` on standard error.
-fn refused(arguments: &[&str], code: i32, words: &[&str]) {
-    let output = stead(arguments);
-    println!("{arguments:?}: {:?}, {}", output.code, output.stderr.trim());
-    assert!(output.took < SOON, "{arguments:?} took {:?}", output.took);
-    assert_eq!(output.code, Some(code), "{arguments:?}: {}", output.text());
-    for word in words {
-        assert!(output.stderr.contains(word), "{arguments:?}: {word:?} is not in: {}", output.stderr);
+/// Commands that have to be refused; what is wrong with a refusal is told at the end, all together.
+#[derive(Default)]
+struct Refusals {
+    faults: Vec<String>,
+}
+
+impl Refusals {
+    /// The command ends soon, with `code`, and names every one of `words` on standard error.
+    fn check(&mut self, arguments: &[&str], code: i32, words: &[&str]) {
+        let output = stead(arguments);
+        println!("{arguments:?}: {:?}, {}", output.code, output.stderr.trim());
+        let mut fault =
+            |what: String| self.faults.push(format!("{arguments:?}: {what}; it said: {}", output.text().trim()));
+        if output.took > SOON {
+            fault(format!("took {:?}", output.took));
+        }
+        if output.code != Some(code) {
+            fault(format!("exit code {:?}, expected {code}", output.code));
+        }
+        for word in words.iter().filter(|word| !output.stderr.contains(**word)) {
+            fault(format!("{word:?} is not named"));
+        }
+    }
+}
+
+impl Drop for Refusals {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert!(self.faults.is_empty(), "{} faults:\n{}", self.faults.len(), self.faults.join("\n"));
+        }
     }
 }
 
@@ -64,22 +86,24 @@ impl Place {
 
 #[test]
 fn an_unknown_scheme() {
-    for address in ["mysql://root@(127.0.0.1:3306)/db", "nonsense", "http://127.0.0.1/", "redis:127.0.0.1"] {
+    let mut refusals = Refusals::default();
+    for address in ["mysql://root@(127.0.0.1:3306)/db", "http://127.0.0.1/", "tikv://127.0.0.1:2379/x"] {
         let scheme = address.split(':').next().expect("a first part");
-        refused(&["format", address, "volume"], BAD_INPUT, &[scheme]);
-        refused(&["status", address], BAD_INPUT, &[scheme]);
+        refusals.check(&["format", address, "volume"], BAD_INPUT, &[scheme]);
+        refusals.check(&["status", address], BAD_INPUT, &[scheme]);
     }
 }
 
 #[test]
 fn a_wrong_option_or_name() {
+    let mut refusals = Refusals::default();
     let place = Place::new();
     let (url, bucket) = (place.url(), place.path("blocks"));
     let long = "x".repeat(64);
     for name in ["No_Caps", "ab", "-dash", "dash-", "a/b", "..", "", long.as_str()] {
         let code = BAD_INPUT;
         let words: &[&str] = if name.is_empty() || name.starts_with('-') { &[] } else { &[name] };
-        refused(&["format", &url, "--bucket", &bucket, "--", name], code, words);
+        refusals.check(&["format", &url, "--bucket", &bucket, "--", name], code, words);
     }
     for (option, value) in [
         ("--capacity", "-5"),
@@ -93,7 +117,7 @@ fn a_wrong_option_or_name() {
         ("--storage", "floppy"),
     ] {
         let given = format!("{option}={value}");
-        refused(
+        refusals.check(
             &["format", &url, "volume", "--bucket", &bucket, &given],
             BAD_INPUT,
             &[option.trim_start_matches('-'), value],
@@ -104,30 +128,32 @@ fn a_wrong_option_or_name() {
 
 #[test]
 fn an_unreachable_or_closed_engine() {
+    let mut refusals = Refusals::default();
     let nowhere = format!("redis://127.0.0.1:{}/1", free_port());
-    refused(&["format", &nowhere, "volume"], UNAVAILABLE, &["127.0.0.1"]);
-    refused(&["status", &nowhere], UNAVAILABLE, &["127.0.0.1"]);
+    refusals.check(&["format", &nowhere, "volume"], UNAVAILABLE, &["127.0.0.1"]);
+    refusals.check(&["status", &nowhere], UNAVAILABLE, &["127.0.0.1"]);
     let closed =
         Redis::start_with(RedisOptions { password: Some("right-password".to_owned()), ..RedisOptions::default() });
     let wrong = closed.url(1).replace("right-password", "wrong-password");
-    refused(&["status", &wrong], DENIED, &["127.0.0.1"]);
+    refusals.check(&["status", &wrong], DENIED, &["127.0.0.1"]);
     assert!(!stead(&["status", &wrong]).text().contains("wrong-password"), "the password is shown");
     let place = Place::new();
-    refused(&["format", &wrong, "volume", "--bucket", &place.path("blocks")], DENIED, &["127.0.0.1"]);
+    refusals.check(&["format", &wrong, "volume", "--bucket", &place.path("blocks")], DENIED, &["127.0.0.1"]);
     place.assert_untouched();
     assert!(closed.ask("INFO keyspace").find("db").is_none(), "something was written");
 }
 
 #[test]
 fn an_unusable_bucket() {
+    let mut refusals = Refusals::default();
     let place = Place::new();
     let minio = Minio::start();
-    let s3 = |bucket: &str, secret: &str, code: i32, words: &[&str]| {
+    let mut s3 = |bucket: &str, secret: &str, code: i32, words: &[&str]| {
         let keys = ["--access-key", Minio::ACCESS_KEY, "--secret-key", secret];
         let url = place.url();
         let mut arguments = vec!["format", &url, "volume", "--storage", "s3", "--bucket", bucket];
         arguments.extend(keys);
-        refused(&arguments, code, words);
+        refusals.check(&arguments, code, words);
         place.assert_untouched();
     };
     s3(&minio.url("data"), "wrong-secret", DENIED, &["data"]);
@@ -153,36 +179,38 @@ fn a_bucket_that_holds_another_volume() {
 
 #[test]
 fn a_volume_that_is_not_there_or_not_for_us() {
+    let mut refusals = Refusals::default();
     let redis = Redis::start();
     let url = redis.url(3);
     let place = Place::new();
     let point = place.path("mnt");
-    refused(&["mount", &url, &point], NOT_FORMATTED, &["127.0.0.1"]);
-    refused(&["status", &url], NOT_FORMATTED, &["127.0.0.1"]);
+    refusals.check(&["mount", &url, &point], NOT_FORMATTED, &["127.0.0.1"]);
+    refusals.check(&["status", &url], NOT_FORMATTED, &["127.0.0.1"]);
     redis.ask("SELECT 3\r\nSET setting this-is-no-json");
-    refused(&["mount", &url, &point], BAD_FORMAT, &["setting"]);
-    refused(&["format", &url, "volume", "--bucket", &place.path("blocks")], BAD_FORMAT, &["setting"]);
+    refusals.check(&["mount", &url, &point], BAD_FORMAT, &["setting"]);
+    refusals.check(&["format", &url, "volume", "--bucket", &place.path("blocks")], BAD_FORMAT, &["setting"]);
     let newer = r#"{"Name":"volume","UUID":"6ba7b810-9dad-11d1-80b4-00c04fd430c8","Storage":"file","Bucket":"/nowhere/","BlockSize":4096,"TrashDays":1,"MetaVersion":2}"#;
     redis.ask(&format!("SELECT 3\r\nSET setting '{newer}'"));
-    refused(&["mount", &url, &point], BAD_FORMAT, &["MetaVersion", "2"]);
-    refused(&["status", &url], BAD_FORMAT, &["MetaVersion", "2"]);
+    refusals.check(&["mount", &url, &point], BAD_FORMAT, &["MetaVersion", "2"]);
+    refusals.check(&["status", &url], BAD_FORMAT, &["MetaVersion", "2"]);
     assert!(redis.ask("SELECT 3\r\nGET setting").contains(r#""MetaVersion":2"#), "the setting was changed");
     place.assert_untouched();
 }
 
 #[test]
 fn a_mount_that_cannot_be() {
+    let mut refusals = Refusals::default();
     let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
     let file = volume.path().join("file");
     fs::write(&file, "not a directory").expect("written");
     let (file, point) = (file.display().to_string(), volume.scratch("mnt"));
     let shown = point.display().to_string();
-    refused(&["mount", &volume.url, &file], BAD_INPUT, &[&file]);
-    refused(&["mount", &volume.url, &shown, "-o", "cache-sise=1"], BAD_INPUT, &["cache-sise"]);
-    refused(&["mount", &volume.url, &shown, "--attr-cache", "soon"], BAD_INPUT, &["attr-cache", "soon"]);
+    refusals.check(&["mount", &volume.url, &file], BAD_INPUT, &[&file]);
+    refusals.check(&["mount", &volume.url, &shown, "-o", "cache-sise=1"], BAD_INPUT, &["cache-sise"]);
+    refusals.check(&["mount", &volume.url, &shown, "--attr-cache", "soon"], BAD_INPUT, &["attr-cache", "soon"]);
     let output = stead(&["mount", &volume.url, &shown, "--subdir", "../up"]);
     assert!(output.code.is_some_and(|code| code != 0) && output.stderr.contains(".."), "{output:?}");
-    refused(&["umount", &shown], BAD_INPUT, &[&shown]);
+    refusals.check(&["umount", &shown], BAD_INPUT, &[&shown]);
     assert!(!is_mounted(&point));
     assert_eq!(fs::read_to_string(&file).expect("read"), "not a directory");
 }

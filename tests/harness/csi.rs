@@ -103,7 +103,7 @@ impl Services {
 
     /// Parameters that every volume here has: the workers' cache lies in the test's directory.
     pub fn parameters(&self) -> Map {
-        map([("mountOptions", &format!("cache-dir={}", self.path("cache").display()))])
+        map([("mountOptions", &format!("enable-xattr,cache-dir={}", self.path("cache").display()))])
     }
 
     /// A `CreateVolume` request with everything that it needs.

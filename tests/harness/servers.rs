@@ -3,19 +3,26 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::{Process, eventually};
+use crate::process::{Process, eventually, pause};
 use crate::tools;
 
 const STARTS: Duration = Duration::from_secs(30);
 
-/// A TCP port on 127.0.0.1 that was free a moment ago.
+/// A TCP port on 127.0.0.1 that was free a moment ago. It lies below those that the kernel gives to outgoing connections:
+/// a client that calls a server which is away could otherwise get the server's port, and be connected to itself.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let candidates = std::iter::repeat_with(|| {
+        let n = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        20_000 + u16::try_from(n % 12_000).expect("below 12,000")
+    });
+    candidates.take(12_000).find(free).expect("a free port")
 }
 
 /// How a Redis server keeps its data and whom it lets in.
@@ -61,11 +68,21 @@ impl Redis {
             command.args(["--requirepass", password]);
         }
         let mut process = Process::start("redis-server", &mut command, &self.dir.path().join("log"));
-        eventually("redis-server answers", STARTS, || {
+        let begun = Instant::now();
+        loop {
             process.expect_alive();
+            let answer = self.try_ask("PING");
             // NOAUTH is an answer too.
-            self.try_ask("PING").filter(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"))
-        });
+            if answer.as_ref().is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH")) {
+                break;
+            }
+            assert!(
+                begun.elapsed() < STARTS,
+                "redis-server: {answer:?} to PING after {STARTS:?}:\n{}",
+                process.log_tail()
+            );
+            pause(Duration::from_millis(20));
+        }
         self.process = Some(process);
     }
 
@@ -82,18 +99,18 @@ impl Redis {
 
     /// Sends one inline command on a new connection and gives the raw answer.
     pub fn ask(&self, line: &str) -> String {
-        self.try_ask(line).unwrap_or_else(|| panic!("redis-server does not answer {line}"))
+        self.try_ask(line).unwrap_or_else(|error| panic!("redis-server, asked {line}: {error}"))
     }
 
-    fn try_ask(&self, line: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.address()).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let login =
-            self.options.password.as_ref().filter(|_| line != "PING").map(|password| format!("AUTH {password}\r\n"));
-        write!(stream, "{}{line}\r\nQUIT\r\n", login.unwrap_or_default()).ok()?;
+    fn try_ask(&self, line: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.address())?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let password = self.options.password.as_ref().filter(|_| line != "PING");
+        let login = password.map(|password| format!("AUTH {password}\r\n")).unwrap_or_default();
+        stream.write_all(format!("{login}{line}\r\nQUIT\r\n").as_bytes())?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     fn address(&self) -> SocketAddr {
