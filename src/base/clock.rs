@@ -100,17 +100,8 @@ mod tests {
     #[test]
     fn times_before_the_epoch_keep_positive_nanoseconds() {
         let time = Timestamp::from(UNIX_EPOCH - Duration::from_millis(1));
-        assert_eq!(
-            time,
-            Timestamp {
-                secs: -1,
-                nanos: 999_000_000
-            }
-        );
-        assert_eq!(
-            Timestamp::from(UNIX_EPOCH - Duration::from_secs(2)),
-            Timestamp::from_secs(-2)
-        );
+        assert_eq!(time, Timestamp { secs: -1, nanos: 999_000_000 });
+        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_secs(2)), Timestamp::from_secs(-2));
     }
 
     #[test]

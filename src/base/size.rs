@@ -24,21 +24,11 @@ impl ByteSize {
     /// Reads `4096`, `64K`, `1.5G`, `10MiB`: powers of 1024, and a bare number counts `unit` bytes each
     /// (the options of the Go client have a unit of their own: KiB for block sizes, MiB for cache sizes).
     pub fn parse_with_unit(text: &str, unit: u64) -> Result<Self, ParseError> {
-        let bad = || ParseError {
-            value: text.to_owned(),
-            expected: "a size such as 4096, 64K, 300M, 1.5G or 10GiB",
-        };
+        let bad = || ParseError { value: text.to_owned(), expected: "a size such as 4096, 64K, 300M, 1.5G or 10GiB" };
         let trimmed = text.trim();
-        let digits = trimmed
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(trimmed.len());
+        let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, suffix) = trimmed.split_at(digits);
-        let scale = match suffix
-            .trim()
-            .to_ascii_uppercase()
-            .trim_end_matches('B')
-            .trim_end_matches('I')
-        {
+        let scale = match suffix.trim().to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
             "" if suffix.trim().is_empty() => unit,
             "" if suffix.trim().eq_ignore_ascii_case("b") => 1,
             "K" => 1 << 10,
@@ -53,19 +43,12 @@ impl ByteSize {
             return whole.checked_mul(scale).map(Self).ok_or_else(bad);
         }
         let fraction: f64 = number.parse().map_err(|_not_a_number| bad())?;
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a fraction of a unit is approximate by nature"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "a fraction of a unit is approximate by nature")]
         let bytes = fraction * scale as f64;
         if !bytes.is_finite() || bytes >= 2f64.powi(63) {
             return Err(bad());
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "checked to be in 0 .. 2^63"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in 0 .. 2^63")]
         Ok(Self(bytes as u64))
     }
 }
@@ -93,14 +76,9 @@ impl fmt::Display for ByteSize {
 
 /// Reads a duration: bare numbers are seconds (fractions allowed), or `100ms`, `5s`, `3m`, `2h`, `1d`.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
-    let bad = || ParseError {
-        value: text.to_owned(),
-        expected: "a duration such as 1.5, 100ms, 5s, 3m, 2h or 1d",
-    };
+    let bad = || ParseError { value: text.to_owned(), expected: "a duration such as 1.5, 100ms, 5s, 3m, 2h or 1d" };
     let trimmed = text.trim();
-    let digits = trimmed
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(trimmed.len());
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, suffix) = trimmed.split_at(digits);
     let scale = match suffix.trim() {
         "ms" => 0.001,
@@ -120,13 +98,7 @@ mod tests {
 
     #[test]
     fn sizes_read_as_people_write_them() {
-        for (text, bytes) in [
-            ("4096", 4096),
-            ("64K", 65536),
-            ("1.5G", 3 << 29),
-            ("10MiB", 10 << 20),
-            ("7b", 7),
-        ] {
+        for (text, bytes) in [("4096", 4096), ("64K", 65536), ("1.5G", 3 << 29), ("10MiB", 10 << 20), ("7b", 7)] {
             assert_eq!(text.parse::<ByteSize>(), Ok(ByteSize(bytes)), "{text}");
         }
         assert_eq!(ByteSize::parse_with_unit("300", 1 << 20), Ok(ByteSize(300 << 20)));

@@ -25,7 +25,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a volume: write its Format into a metadata engine and check its object storage
-    Format(FormatArgs),
+    Format(Box<FormatArgs>),
     /// Mount a volume
     Mount(MountArgs),
     /// Unmount a volume

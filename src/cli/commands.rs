@@ -16,7 +16,7 @@ use crate::exit::Failure;
 /// Runs a command that needs the runtime.
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Format(args) => format::run(args).await,
+        Command::Format(args) => format::run(*args).await,
         Command::Mount(args) => mount::run(args).await,
         Command::Umount(args) => umount::run(&args).await,
         Command::Status(args) => status::run(&args).await,

@@ -30,11 +30,7 @@ pub enum Error {
     #[error("a name of {length} bytes is too long: 255 at most")]
     NameTooLong { length: usize },
     #[error("invalid {field}: {value}, expected {expected}")]
-    Invalid {
-        field: &'static str,
-        value: String,
-        expected: &'static str,
-    },
+    Invalid { field: &'static str, value: String, expected: &'static str },
     #[error("file end {end} is beyond the largest file size")]
     TooBig { ino: Ino, end: u64 },
     #[error("the volume is full: {what} limit {limit}")]
@@ -61,11 +57,7 @@ pub enum Error {
     NotFormatted { engine: String },
     /// The stored Format cannot be used by this client, or a new one is not allowed: names the member.
     #[error("Format member {member}: {value}: {why}")]
-    Format {
-        member: &'static str,
-        value: String,
-        why: String,
-    },
+    Format { member: &'static str, value: String, why: String },
     /// The address of the engine is wrong.
     #[error("metadata address {address}: {why}")]
     Address { address: String, why: String },

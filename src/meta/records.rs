@@ -22,11 +22,7 @@ pub const MAX_XATTR_VALUE: usize = 65536;
 
 /// The space that a file of `length` bytes counts: 4 KiB at least, else rounded up to 4 KiB.
 pub const fn align4k(length: u64) -> u64 {
-    if length == 0 {
-        4096
-    } else {
-        length.div_ceil(4096) * 4096
-    }
+    if length == 0 { 4096 } else { length.div_ceil(4096) * 4096 }
 }
 
 /// What an inode is. The numbers are those of the stored format.
@@ -143,9 +139,7 @@ impl Name {
     /// Checks a directory entry's name.
     pub fn entry(name: &[u8]) -> Result<Self, Error> {
         if name.contains(&b'/') || name == b"." || name == b".." {
-            return Err(Error::InvalidName {
-                name: String::from_utf8_lossy(name).into_owned(),
-            });
+            return Err(Error::InvalidName { name: String::from_utf8_lossy(name).into_owned() });
         }
         Self::xattr(name)
     }
@@ -156,9 +150,7 @@ impl Name {
             return Err(Error::NameTooLong { length: name.len() });
         }
         if name.is_empty() || name.contains(&0) {
-            return Err(Error::InvalidName {
-                name: String::from_utf8_lossy(name).into_owned(),
-            });
+            return Err(Error::InvalidName { name: String::from_utf8_lossy(name).into_owned() });
         }
         Ok(Self(Bytes::copy_from_slice(name)))
     }

@@ -86,19 +86,13 @@ macro_rules! typed_reads {
 }
 
 fn wrong_record(key: &Key, record: &Record) -> Stop {
-    Stop::Failed(Error::Corrupt {
-        key: format!("{key:?}"),
-        why: format!("unexpected {record:?}"),
-    })
+    Stop::Failed(Error::Corrupt { key: format!("{key:?}"), why: format!("unexpected {record:?}") })
 }
 
 impl<'a> Txn<'a> {
     /// A transaction that reads from `source`.
     pub fn new(source: &'a mut dyn Source) -> Self {
-        Self {
-            source,
-            writes: Vec::new(),
-        }
+        Self { source, writes: Vec::new() }
     }
 
     /// Announces records that will be read, so that a store behind a network fetches them together.
@@ -293,11 +287,6 @@ where
     T: Send + 'static,
     F: FnMut(&mut Txn<'_>) -> Step<T> + Send + 'static,
 {
-    let outcome = store
-        .run(
-            Box::new(move |txn| body(txn).map(|value| Box::new(value) as Outcome)),
-            options,
-        )
-        .await?;
+    let outcome = store.run(Box::new(move |txn| body(txn).map(|value| Box::new(value) as Outcome)), options).await?;
     Ok(*outcome.downcast().expect("a store returns what the body returned"))
 }

@@ -40,7 +40,9 @@ pub fn init(filter: &str, format: LogFormat, target: &LogTarget) -> io::Result<(
         LogTarget::Stderr => BoxMakeWriter::new(io::stderr),
         LogTarget::File(path) => {
             let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-            BoxMakeWriter::new(Mutex::new(file.map_err(|error| invalid(format!("log file {}: {error}", path.display())))?))
+            BoxMakeWriter::new(Mutex::new(
+                file.map_err(|error| invalid(format!("log file {}: {error}", path.display())))?,
+            ))
         }
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);

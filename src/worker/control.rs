@@ -21,7 +21,7 @@ pub async fn run_controlled(control_fd: RawFd, process: Process, stop: impl Futu
     let channel = Channel::inherited(control_fd).map_err(|error| Error::BadInput(error.to_string()))?;
     let (config, fd) = receive(&channel).await?;
     let pid = process.pid;
-    let serving = match start(config, fd, process).await {
+    let serving = match Box::pin(start(config, fd, process)).await {
         Ok(serving) => serving,
         Err(failed) => return Err(report(&channel, failed).await),
     };
@@ -45,7 +45,8 @@ async fn receive(channel: &Channel) -> Result<(MountConfig, OwnedFd), Error> {
         other => return Err(Error::BadInput(format!("a mount was expected, not {}", other.kind()))),
     };
     // The parser's own text could quote a secret.
-    let config = config.map_err(|error| Error::BadInput(format!("mount configuration: {:?} error", error.classify())))?;
+    let config =
+        config.map_err(|error| Error::BadInput(format!("mount configuration: {:?} error", error.classify())))?;
     match (fds.pop(), fds.is_empty()) {
         (Some(fd), true) => Ok((config, fd)),
         _ => Err(Error::BadInput("a mount comes with exactly one descriptor".to_owned())),

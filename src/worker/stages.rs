@@ -64,11 +64,11 @@ async fn run<T>(stage: Stage, work: impl Future<Output = Result<T, Error>>) -> R
 pub async fn start(config: MountConfig, fd: OwnedFd, process: Process) -> Result<Serving, StartError> {
     run(Stage::Checks, async { check(&config) }).await?;
     let (store, format) = run(Stage::Format, load_format(&config, &process)).await?;
-    let objects = run(Stage::Storage, open_storage(&format, &config)).await?;
+    let objects = Box::pin(run(Stage::Storage, open_storage(&format, &config))).await?;
     let chunks = run(Stage::Chunk, async { open_chunks(&format, &config, &objects) }).await?;
     let meta = run(Stage::Session, start_session(&config, &process, store, format, &chunks)).await?;
     let tasks = Tasks::new();
-    let served = serve(&config, fd, &process, &meta, &chunks, &objects, &tasks).await;
+    let served = Box::pin(serve(&config, fd, &process, &meta, &chunks, &objects, &tasks)).await;
     match served {
         Ok((vfs, session)) => Ok(Serving { config, meta, chunks, vfs, session, tasks }),
         Err(failed) => {
@@ -98,7 +98,10 @@ async fn serve(
         start_page(config, process, meta, &vfs, tasks).await
     })
     .await?;
-    let fuse = FuseConfig { max_write: u32::try_from(config.options.max_fuse_io.0).unwrap_or(u32::MAX), ..FuseConfig::default() };
+    let fuse = FuseConfig {
+        max_write: u32::try_from(config.options.max_fuse_io.0).unwrap_or(u32::MAX),
+        ..FuseConfig::default()
+    };
     let handshake = async {
         let serving = Session::serve(Arc::clone(&vfs), fd, fuse, tokio::runtime::Handle::current());
         serving.map_err(|error| Error::Io { what: "FUSE handshake".to_owned(), error })
@@ -141,11 +144,7 @@ async fn open_storage(format: &Format, config: &MountConfig) -> Result<Arc<Swapp
     Ok(Arc::new(Swappable::new(object_store(format, config).await?)))
 }
 
-fn open_chunks(
-    format: &Format,
-    config: &MountConfig,
-    objects: &Arc<Swappable>,
-) -> Result<Arc<ChunkStore>, Error> {
+fn open_chunks(format: &Format, config: &MountConfig, objects: &Arc<Swappable>) -> Result<Arc<ChunkStore>, Error> {
     let options = &config.options;
     let chunk_config = ChunkConfig {
         block_size: format.block_bytes(),

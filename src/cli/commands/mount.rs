@@ -81,9 +81,8 @@ fn default_cache_dir() -> PathBuf {
 
 fn mount(dir: &Path, name: &str, options: &MountOptions) -> Result<OwnedFd, Failure> {
     let failed = |error: stead_keeper::Error| Failure::general(error.to_string());
-    let max_read = u32::try_from(options.max_fuse_io.0).map_err(|_too_big| {
-        Failure::usage(format!("max-fuse-io={}: at most 1 MiB", options.max_fuse_io))
-    })?;
+    let max_read = u32::try_from(options.max_fuse_io.0)
+        .map_err(|_too_big| Failure::usage(format!("max-fuse-io={}: at most 1 MiB", options.max_fuse_io)))?;
     let spec = MountSpec::volume(name, options.read_only, max_read);
     if !nix::unistd::geteuid().is_root() {
         return mount_unprivileged(dir, &spec).map_err(failed);
@@ -103,7 +102,7 @@ fn unmount(dir: &Path) {
 
 async fn serve_here(config: MountConfig, fd: OwnedFd) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
-    let serving = stead_worker::start(config, fd, environment::process()).await?;
+    let serving = Box::pin(stead_worker::start(config, fd, environment::process())).await?;
     serving.run(stop.cancelled_owned()).await?;
     Ok(())
 }
@@ -121,7 +120,12 @@ async fn serve_in_background(config: MountConfig, fd: OwnedFd) -> Result<(), Fai
     let config = serde_json::to_value(&config).map_err(|error| Failure::general(error.to_string()))?;
     channel.send(&Message::Mount { config }, &[fd.as_raw_fd()]).await.map_err(failed)?;
     drop(fd);
-    match channel.recv().await.map_err(|error| Failure::general(format!("worker: {error}; see {}", log_path.display())))?.0 {
+    match channel
+        .recv()
+        .await
+        .map_err(|error| Failure::general(format!("worker: {error}; see {}", log_path.display())))?
+        .0
+    {
         Message::Serving { pid } => {
             println!("{shown} is served by process {pid}; log: {}", log_path.display());
             Ok(())

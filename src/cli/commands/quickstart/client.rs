@@ -10,8 +10,8 @@ use stead_csi::proto::node_client::NodeClient;
 use stead_csi::proto::volume_capability::access_mode::Mode;
 use stead_csi::proto::volume_capability::{AccessMode, AccessType, MountVolume};
 use stead_csi::proto::{
-    CapacityRange, CreateVolumeRequest, DeleteVolumeRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest, Volume,
-    VolumeCapability,
+    CapacityRange, CreateVolumeRequest, DeleteVolumeRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest,
+    Volume, VolumeCapability,
 };
 use tokio::net::UnixStream;
 use tonic::Status;

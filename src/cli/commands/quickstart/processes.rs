@@ -67,7 +67,9 @@ impl Processes {
     pub(super) fn recorded(base: &Path) -> Result<Self, Failure> {
         let path = base.join("processes.json");
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| Failure::general(format!("{}: {error}", path.display()))),
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|error| Failure::general(format!("{}: {error}", path.display())))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Failure::general(format!("{}: {error}", path.display()))),
         }
