@@ -246,7 +246,7 @@ fn measure_names(mounted: &Mounted) {
             nix::sys::stat::fstat(&file).unwrap();
         }
     });
-    mounted.runtime.block_on(tokio::time::sleep(Duration::from_millis(1100)));
+    mounted.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1100)).await });
     rate("stat, lookup", count, || assert!((0..count).all(|n| fs::metadata(path(n)).is_ok())));
     rate("open + close", count, || (0..count).for_each(|n| drop(File::open(path(n)).unwrap())));
     rate("create + write 1K + close", count / 5, || {
