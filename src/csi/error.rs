@@ -72,6 +72,7 @@ fn worker_code(exit_code: Option<i32>) -> Code {
         Some(4) => Code::Unavailable,
         Some(5 | 6 | 11) => Code::FailedPrecondition,
         Some(7) => Code::ResourceExhausted,
+        Some(8) => Code::NotFound,
         _ => Code::Internal,
     }
 }

@@ -183,9 +183,10 @@ impl Format {
     /// [`Error::Format`] names a member that has the wrong type, or is needed and missing or unusable.
     pub fn parse(json: &[u8]) -> Result<Self> {
         let value = serde_json::from_slice(json)
-            .map_err(|why| Error::Corrupt { key: "setting".to_owned(), why: format!("not JSON: {why}") })?;
+            .map_err(|why| Error::Format { member: "setting", value: beginning(json), why: format!("not JSON: {why}") })?;
         let Value::Object(members) = value else {
-            return Err(Error::Corrupt { key: "setting".to_owned(), why: "expected a JSON object".to_owned() });
+            let why = "expected a JSON object".to_owned();
+            return Err(Error::Format { member: "setting", value: beginning(json), why });
         };
         let mut format = Self::from_members(members)?;
         if format.tiers.is_empty() {
@@ -242,6 +243,11 @@ impl fmt::Debug for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Format{}", self.redacted().to_json())
     }
+}
+
+/// The beginning of a setting that is none; a real one may hold secrets further on.
+fn beginning(setting: &[u8]) -> String {
+    String::from_utf8_lossy(&setting[..setting.len().min(20)]).into_owned()
 }
 
 fn default_tiers(storage_class: &str) -> Tiers {

@@ -56,6 +56,33 @@ pub(crate) async fn engine(url: &MetaUrl, create: bool, clock: &Arc<dyn Clock>) 
     patiently("connecting to the metadata engine", connect(url, &options)).await
 }
 
+/// The engine of a file system that may have to be made. A SQLite file is only created once `wanted` is known to be right
+/// and its bucket to be usable, so that a failed call leaves no file behind.
+pub(crate) async fn engine_to_format(
+    url: &MetaUrl,
+    wanted: impl FnOnce() -> Result<Format>,
+    secrets: &VolumeSecrets,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Store>> {
+    if let MetaUrl::Sqlite { path } = url
+        && !path.exists()
+    {
+        usable_bucket(&wanted()?, secrets).await?;
+    }
+    engine(url, true, clock).await
+}
+
+/// Makes sure that a new file system can keep its objects where `format` says.
+async fn usable_bucket(format: &Format, secrets: &VolumeSecrets) -> Result<()> {
+    let objects = objects(format, secrets).await?;
+    patiently("reaching the bucket", async {
+        objects.create_bucket().await?;
+        stead_object::check(&*objects).await
+    })
+    .await?;
+    patiently("listing the bucket", empty_prefix(&*objects)).await
+}
+
 /// The Format in an engine; `None` if there is none.
 pub(crate) async fn stored_format(store: &dyn Store) -> Result<Option<Format>> {
     match patiently("reading the Format", Meta::load_format(store)).await {
@@ -123,15 +150,11 @@ async fn write_format(
     let mut format = format.clone();
     format.raise_min_client_version();
     format.validate()?;
-    let objects = objects(&format, secrets).await?;
-    patiently("reaching the bucket", async {
-        objects.create_bucket().await?;
-        stead_object::check(&*objects).await
-    })
-    .await?;
-    if let Err(in_use) = patiently("listing the bucket", empty_prefix(&*objects)).await {
+    match usable_bucket(&format, secrets).await {
+        Ok(()) => {}
         // Another controller may have formatted it just now.
-        return stored_format(store).await?.ok_or(in_use);
+        Err(in_use @ Error::InUse { .. }) => return stored_format(store).await?.ok_or(in_use),
+        Err(error) => return Err(error),
     }
     match Meta::write_format(store, &format, clock.as_ref()).await {
         Ok(format) => {

@@ -6,7 +6,7 @@ use stead_base::Clock;
 use stead_meta::format::Format;
 use stead_meta::ops::Meta;
 
-use crate::engine::{engine, ensure, stored_format};
+use crate::engine::{engine_to_format, ensure, stored_format};
 use crate::error::Result;
 use crate::secrets::VolumeSecrets;
 
@@ -25,7 +25,7 @@ pub enum Existing {
 /// # Errors
 /// Names the engine, the bucket or the member that is wrong. Nothing has been changed then.
 pub async fn format(wanted: &VolumeSecrets, existing: Existing, clock: &Arc<dyn Clock>) -> Result<Format> {
-    let store = engine(&wanted.meta, true, clock).await?;
+    let store = engine_to_format(&wanted.meta, || wanted.new_format(&wanted.name), wanted, clock).await?;
     let Some(old) = stored_format(&*store).await? else {
         let new = wanted.new_format(&wanted.name)?;
         let made = ensure(store, || Ok(new), &wanted.name, wanted, clock).await?;

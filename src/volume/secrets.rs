@@ -113,7 +113,7 @@ impl VolumeSecrets {
         format.hash_prefix = wishes.hash_prefix;
         format.enable_acl = wishes.enable_acl;
         format.storage_class = wishes.storage_class.clone().unwrap_or_default();
-        format.validate()?;
+        format.validate().map_err(member_of)?;
         Ok(format)
     }
 }
@@ -144,7 +144,7 @@ impl VolumeSecrets {
         format.hash_prefix |= wishes.hash_prefix;
         format.enable_acl |= wishes.enable_acl;
         format.raise_min_client_version();
-        format.validate()?;
+        format.validate().map_err(member_of)?;
         Ok(format)
     }
 }
@@ -169,6 +169,24 @@ impl Wishes {
             storage_class: text("storage-class").map(str::to_owned),
         })
     }
+}
+
+/// Names the member of the Secret that a member of the Format came from.
+fn member_of(error: stead_meta::Error) -> Error {
+    let stead_meta::Error::Format { member, value, why } = error else { return error.into() };
+    let name = match member {
+        "Name" => "name",
+        "Storage" => "storage",
+        "Bucket" => "bucket",
+        "BlockSize" => "block-size",
+        "Compression" => "compress",
+        "Shards" => "shards",
+        "TrashDays" => "trash-days",
+        "Capacity" => "capacity",
+        "Inodes" => "inodes",
+        _ => return stead_meta::Error::Format { member, value, why }.into(),
+    };
+    Error::Secret { name, why: format!("{value}: {why}") }
 }
 
 struct Members<'a>(&'a HashMap<String, String>);
@@ -330,7 +348,7 @@ mod tests {
         for (members, named) in [
             (secret(&[("name", "vol"), ("metaurl", "redis://x")]), "storage"),
             (secret(&[("name", "vol"), ("metaurl", "redis://x"), ("storage", "s3")]), "bucket"),
-            (with(&[("compress", "brotli")]), "Compression"),
+            (with(&[("compress", "brotli")]), "compress"),
             (with(&[("shards", "4")]), "%d"),
         ] {
             let secrets = VolumeSecrets::parse(&members).expect("well-formed");

@@ -47,6 +47,24 @@ pub enum Error {
     /// An option or address that cannot be right.
     #[error("{0}")]
     BadInput(String),
+    /// The directory of the volume that was to be mounted.
+    #[error("subdir={subdir}: {error}")]
+    Subdir {
+        /// As it was given.
+        subdir: String,
+        /// What is wrong with it.
+        error: stead_meta::Error,
+    },
+    /// The bucket is there, but it is not this volume's.
+    #[error("{store} belongs to the volume with UUID {found}, not {expected}")]
+    ForeignBucket {
+        /// The object storage.
+        store: String,
+        /// Whose it is.
+        found: String,
+        /// The volume that was to be mounted.
+        expected: String,
+    },
     /// The metadata engine or what it holds.
     #[error(transparent)]
     Meta(#[from] stead_meta::Error),
@@ -94,6 +112,8 @@ pub enum ExitCode {
     BadFormat = 6,
     /// No space in the engine or the object storage.
     Full = 7,
+    /// The directory of the volume that was to be mounted does not exist.
+    NoSubdir = 8,
     /// The volume was removed or replaced while it was mounted; the Go client's code.
     VolumeGone = 11,
 }
@@ -102,7 +122,11 @@ impl Error {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::BadInput(_) => ExitCode::BadInput,
+            Self::BadInput(_) | Self::ForeignBucket { .. } => ExitCode::BadInput,
+            Self::Subdir { error, .. } => match error {
+                stead_meta::Error::NoEntry { .. } | stead_meta::Error::NotDirectory { .. } => ExitCode::NoSubdir,
+                other => meta_code(other),
+            },
             Self::Meta(error) => meta_code(error),
             Self::Object(error) => object_code(error),
             Self::Chunk(_) | Self::Io { .. } => ExitCode::General,

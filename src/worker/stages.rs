@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::error::{Error, Stage, StartError};
 use crate::page::start_page;
 use crate::serve::Serving;
-use crate::storage::{Remover, follow_format, object_store};
+use crate::storage::{Remover, check_owner, follow_format, object_store};
 
 /// The version that sessions carry: the Go program must be able to compare it.
 const CLIENT_VERSION: &str = concat!("1.4.0+stead-", env!("CARGO_PKG_VERSION"));
@@ -141,7 +141,9 @@ async fn load_format(config: &MountConfig, process: &Process) -> Result<(Arc<dyn
 }
 
 async fn open_storage(format: &Format, config: &MountConfig) -> Result<Arc<Swappable>, Error> {
-    Ok(Arc::new(Swappable::new(object_store(format, config).await?)))
+    let objects = object_store(format, config).await?;
+    check_owner(&*objects, &format.uuid).await?;
+    Ok(Arc::new(Swappable::new(objects)))
 }
 
 fn open_chunks(format: &Format, config: &MountConfig, objects: &Arc<Swappable>) -> Result<Arc<ChunkStore>, Error> {
@@ -197,7 +199,10 @@ async fn start_session(
         clock: Arc::clone(&process.clock),
         ..MetaOptions::default()
     };
-    let meta = Meta::new(store, format, meta_options).await?;
+    let meta = Meta::new(store, format, meta_options).await.map_err(|error| match &options.subdir {
+        Some(subdir) => Error::Subdir { subdir: subdir.clone(), error },
+        None => error.into(),
+    })?;
     meta.set_slice_remover(Arc::new(Remover(Arc::clone(chunks))));
     if !options.read_only {
         let sid = meta.start_session().await?;

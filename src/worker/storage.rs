@@ -1,6 +1,7 @@
 //! From a Format to an object store, also when the Format changes while the mount serves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use stead_base::SliceId;
@@ -43,6 +44,35 @@ pub(crate) async fn object_store(format: &Format, mount: &MountConfig) -> Result
     }
     let raw = stead_object::open(&storage_config(&format, mount)).await?;
     Ok(stead_object::decorate(raw, &policy(&format, mount)))
+}
+
+/// How long a bucket may take to say whose it is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Refuses a bucket that is not there, that we may not read, or that belongs to another volume (format.md §1.3). One that
+/// does not answer now may later: requests to it are retried, so it is only warned of.
+pub(crate) async fn check_owner(objects: &dyn ObjectStore, uuid: &str) -> Result<(), Error> {
+    let store = objects.describe();
+    match tokio::time::timeout(PATIENCE, objects.get("juicefs_uuid", None)).await {
+        Ok(Ok(found)) if found == uuid.as_bytes() => Ok(()),
+        Ok(Ok(found)) => {
+            let found = String::from_utf8_lossy(&found[..found.len().min(64)]).into_owned();
+            Err(Error::ForeignBucket { store, found, expected: uuid.to_owned() })
+        }
+        Ok(Err(stead_object::Error::NotFound { .. })) => {
+            warn!(store, "the bucket has no juicefs_uuid that says which volume it belongs to");
+            Ok(())
+        }
+        Ok(Err(error)) if error.is_temporary() => {
+            warn!(%error, "the bucket does not answer yet");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error.into()),
+        Err(_elapsed) => {
+            warn!(store, "the bucket does not answer yet");
+            Ok(())
+        }
+    }
 }
 
 fn policy(format: &Format, mount: &MountConfig) -> Policy {

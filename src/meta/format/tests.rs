@@ -86,7 +86,7 @@ fn a_member_of_the_wrong_type_is_named() {
         assert!(error.starts_with(text), "{error}");
     }
     for json in ["", "[]", "{\"Name\":", "7"] {
-        assert!(matches!(Format::parse(json.as_bytes()), Err(Error::Corrupt { .. })), "{json}");
+        assert!(matches!(Format::parse(json.as_bytes()), Err(Error::Format { member: "setting", .. })), "{json}");
     }
 }
 

@@ -28,8 +28,8 @@ impl Volumes {
         let secrets = &request.secrets;
         let chosen = path.is_some();
         let path = path.map_or_else(|| VolumePath::parse(id.as_str()), |path| Ok(path.clone()))?;
-        let store = engine::engine(&secrets.meta, true, &self.clock).await?;
         let format = || secrets.new_format(&secrets.name);
+        let store = engine::engine_to_format(&secrets.meta, format, secrets, &self.clock).await?;
         let file_system = engine::ensure(store, format, &secrets.name, secrets, &self.clock).await?;
         let wanted = request.record(Some((path.as_str().to_owned(), chosen)));
         let result = make(&id, &path, request, &wanted, &file_system).await;

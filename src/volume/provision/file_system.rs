@@ -65,7 +65,7 @@ impl Volumes {
         let range = match (&secrets.meta, databases) {
             (MetaUrl::Sqlite { .. }, _) => {
                 let url = address(secrets, Home::File, name)?.url;
-                let store = engine::engine(&url, true, &self.clock).await?;
+                let store = engine::engine_to_format(&url, format, secrets, &self.clock).await?;
                 return Ok((Home::File, engine::ensure(store, format, name, secrets, &self.clock).await?));
             }
             (MetaUrl::Redis(_), Some(range)) => range,
