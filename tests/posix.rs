@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use stead_tests::process::must;
@@ -26,12 +27,12 @@ fn pjdfstest_on_sqlite() {
 
 #[test]
 fn fsx_on_redis() {
-    fsx(Engine::Redis, "posix/fsx.toml");
+    fsx(Engine::Redis);
 }
 
 #[test]
 fn fsx_on_sqlite() {
-    fsx(Engine::Sqlite, "posix/fsx.toml");
+    fsx(Engine::Sqlite);
 }
 
 fn pjdfstest(engine: Engine) {
@@ -39,6 +40,8 @@ fn pjdfstest(engine: Engine) {
     let volume = TempVolume::format(engine, Client::Stead, &[]);
     let mount = Mount::start(Client::Stead, &volume, "posix", &["--skip-dir-mtime", "0"]);
     let other = volume.scratch("other-file-system");
+    // With some lengths of the path of its directory, pjdfstest 0.2.2 computes a negative length of a name.
+    assert!(!(4095 - (mount.path().as_os_str().len() + 22)).is_multiple_of(127), "choose a TMPDIR of another length");
     let mut suite = Command::new(tools::pjdfstest());
     suite.arg("-c").arg(tools::data("posix/pjdfstest.toml")).arg("-p").arg(mount.path()).arg("-s").arg(other);
     let output = run(&mut suite, Duration::from_secs(600));
@@ -99,23 +102,24 @@ fn expected(path: &Path) -> BTreeMap<String, String> {
     pairs.map(|(name, reason)| (name.to_owned(), reason.trim().to_owned())).collect()
 }
 
-fn fsx(engine: Engine, config: &str) {
-    for seed in SEEDS {
-        let volume = TempVolume::format(engine, Client::Stead, &[]);
-        let mount = Mount::start(Client::Stead, &volume, "fsx", &[]);
-        let artifacts = volume.scratch("artifacts");
-        let mut exerciser = Command::new(tools::fsx());
-        exerciser.args(["-N", OPERATIONS, "-S", seed, "-f"]).arg(tools::data(config)).arg("-P").arg(artifacts);
-        let output = run(exerciser.arg(mount.path().join("file")), Duration::from_secs(600));
-        let took = output.took.as_secs_f64();
-        println!(
-            "figure: fsx on {engine:?}, {config}, seed {seed}: {OPERATIONS} operations, code {:?}, {took:.1} s",
-            output.code
-        );
-        assert!(output.code == Some(0), "{}", last(&output.text(), 80));
-        mount.unmount();
-        volume.assert_sound();
-    }
+fn fsx(engine: Engine) {
+    thread::scope(|scope| {
+        let runs = SEEDS.map(|seed| scope.spawn(move || fsx_with(engine, seed)));
+        runs.into_iter().for_each(|run| run.join().expect("fsx finds no fault"));
+    });
+}
+
+fn fsx_with(engine: Engine, seed: &str) {
+    let volume = TempVolume::format(engine, Client::Stead, &[]);
+    let mount = Mount::start(Client::Stead, &volume, "fsx", &[]);
+    let mut exerciser = Command::new(tools::fsx());
+    exerciser.args(["-N", OPERATIONS, "-S", seed, "-f"]).arg(tools::data("posix/fsx.toml"));
+    exerciser.arg("-P").arg(volume.scratch("artifacts")).arg(mount.path().join("file"));
+    let output = run(&mut exerciser, Duration::from_secs(900));
+    assert!(output.code == Some(0), "fsx on {engine:?}, seed {seed}: {:?}\n{}", output.code, last(&output.text(), 80));
+    mount.unmount();
+    volume.assert_sound();
+    println!("figure: fsx on {engine:?}, seed {seed}: {OPERATIONS} operations, {:.1} s", output.took.as_secs_f64());
 }
 
 fn last(text: &str, lines: usize) -> String {

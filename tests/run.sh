@@ -22,7 +22,7 @@ declare -A ABOUT=(
   [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers"
 )
 STAGES=(fmt clippy deny unit build sanity compat badinput background crash posix tree)
-PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr python3-venv sqlite3 jq openssl)
+PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr e2fsprogs python3-venv sqlite3 jq openssl)
 GO_FALLBACK=go1.26.8
 DENY=0.20.2
 MINIO=v0.0.0-20260212201848-7aac2a2c5b7c
@@ -165,6 +165,8 @@ cleanup() {
   trap - EXIT
   stop_ours
   unmount_ours
+  # The node service protects the directories that it mounts on.
+  chattr -R -f -i "$WORK"
   rm -rf "$WORK"
 }
 

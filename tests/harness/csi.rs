@@ -168,6 +168,8 @@ impl Drop for Services {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let left = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
         left.filter(|path| path.starts_with(self.dir.path())).for_each(detach);
+        // The node service protects the directories that it mounts on; what a failed test leaves has to go, too.
+        let _unprotected = Command::new("chattr").args(["-R", "-f", "-i"]).arg(self.dir.path()).status();
     }
 }
 
