@@ -20,15 +20,28 @@ pub enum Existing {
 }
 
 /// Makes the file system that `wanted` describes, its bucket checked with a real object, or changes the one that is there.
-/// Returns what is stored now; secrets in it are encrypted.
+/// A new one that says nothing of its storage keeps its objects in the directory `local`. Returns what is stored now;
+/// secrets in it are encrypted.
 ///
 /// # Errors
 /// Names the engine, the bucket or the member that is wrong. Nothing has been changed then.
-pub async fn format(wanted: &VolumeSecrets, existing: Existing, clock: &Arc<dyn Clock>) -> Result<Format> {
-    let store = engine_to_format(&wanted.meta, || wanted.new_format(&wanted.name), wanted, clock).await?;
+pub async fn format(
+    wanted: &VolumeSecrets,
+    local: &str,
+    existing: Existing,
+    clock: &Arc<dyn Clock>,
+) -> Result<Format> {
+    let new = || {
+        let mut complete = wanted.clone();
+        let storage = complete.storage.get_or_insert_with(|| "file".to_owned());
+        if storage == "file" {
+            complete.bucket.get_or_insert_with(|| local.to_owned());
+        }
+        complete.new_format(&wanted.name)
+    };
+    let store = engine_to_format(&wanted.meta, new, wanted, clock).await?;
     let Some(old) = stored_format(&*store).await? else {
-        let new = wanted.new_format(&wanted.name)?;
-        let made = ensure(store, || Ok(new), &wanted.name, wanted, clock).await?;
+        let made = ensure(store, new, &wanted.name, wanted, clock).await?;
         return Ok(made.meta.format().as_ref().clone());
     };
     if existing == Existing::Keep {

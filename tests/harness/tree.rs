@@ -152,16 +152,19 @@ pub fn volume_of(tree: &Tree) -> (usize, u64) {
     files.fold((0, 0), |(count, bytes), node| (count + 1, bytes + node.size))
 }
 
-/// Copies directories, files and symbolic links with mode and time by `writers` threads; the directories come first.
-pub fn copy(from: &Path, to: &Path, writers: usize) -> std::io::Result<()> {
+/// Copies trees with mode and time, each pair from its first path to its second, by `writers` threads that share the
+/// files of all of them; the directories come first.
+pub fn copy(trees: &[(PathBuf, PathBuf)], writers: usize) -> std::io::Result<()> {
     let (mut dirs, mut rest) = (Vec::new(), Vec::new());
-    visit(from, &mut |path, meta| {
-        let target = to.join(path.strip_prefix(from).expect("below the root"));
-        if meta.is_dir() { dirs.push((path.to_owned(), target)) } else { rest.push((path.to_owned(), target)) }
-    });
+    for (from, to) in trees {
+        visit(from, &mut |path, meta| {
+            let target = to.join(path.strip_prefix(from).expect("below the root"));
+            if meta.is_dir() { dirs.push((path.to_owned(), target)) } else { rest.push((path.to_owned(), target)) }
+        });
+    }
     dirs.iter().try_for_each(|(_, target)| fs::create_dir_all(target))?;
     // A stable shuffle, so that the writers meet in the same directories.
-    rest.sort_by_key(|(path, _)| mix(u64::from(crc32c::crc32c(path.as_os_str().as_encoded_bytes()))));
+    rest.sort_by_key(|(_, target)| mix(u64::from(crc32c::crc32c(target.as_os_str().as_encoded_bytes()))));
     let rest = &rest;
     thread::scope(|scope| {
         let writer = |n| move || rest.iter().skip(n).step_by(writers).try_for_each(|(from, to)| copy_one(from, to));
@@ -212,7 +215,7 @@ mod tests {
         symlink("file", from.join("sub/link")).expect("linked");
         fs::hard_link(from.join("sub/file"), from.join("twin")).expect("linked");
         fs::remove_file(from.join("twin")).expect("removed");
-        copy(&from, &to, 2).expect("copied");
+        copy(&[(from.clone(), to.clone())], 2).expect("copied");
         let (expected, found) = (without_symlink_times(scan(&from)), without_symlink_times(scan(&to)));
         assert_eq!(differences(&expected, &found), Vec::<String>::new());
         fs::write(to.join("sub/file"), "contend").expect("written");

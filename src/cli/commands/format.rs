@@ -10,10 +10,13 @@ use crate::exit::{Code, Failure};
 
 pub(crate) async fn run(args: FormatArgs) -> Result<(), Failure> {
     let address = environment::meta_address(&args.meta.meta_url)?;
-    let mut wanted = VolumeSecrets::parse(&members(&args, address.text)).map_err(failure)?;
+    let members = members(&args, address.text);
+    let failed = |error| failure(error, &members);
+    let mut wanted = VolumeSecrets::parse(&members).map_err(failed)?;
     wanted.meta = address.url;
     let existing = if args.no_update { Existing::Keep } else { Existing::Update };
-    let format = stead_volume::format(&wanted, existing, &environment::process().clock).await.map_err(failure)?;
+    let clock = environment::process().clock;
+    let format = stead_volume::format(&wanted, &local_bucket(), existing, &clock).await.map_err(failed)?;
     let shown = serde_json::to_string_pretty(&format.redacted().to_json());
     println!("{}", shown.map_err(|error| Failure::general(error.to_string()))?);
     Ok(())
@@ -41,9 +44,22 @@ fn members(args: &FormatArgs, meta_url: String) -> HashMap<String, String> {
     given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-fn failure(error: stead_volume::Error) -> Failure {
+/// Where the Go client keeps objects when nobody says where.
+fn local_bucket() -> String {
+    match environment::variable("HOME") {
+        Some(home) if !nix::unistd::geteuid().is_root() => format!("{home}/.juicefs/local/"),
+        _ => "/var/jfs/".to_owned(),
+    }
+}
+
+fn failure(error: stead_volume::Error, members: &HashMap<String, String>) -> Failure {
     use stead_volume::Error as E;
     match error {
+        // In a Secret any member may be a credential in the wrong place; on a command line the value stands there anyway.
+        E::Secret { name, why } => {
+            let value = members.get(name).map_or("", String::as_str);
+            Failure::usage(format!("{name} {value:?}: {why}"))
+        }
         E::Meta(error) => error.into(),
         E::Object(error) => error.into(),
         E::Deadline { .. } => Failure::new(Code::Unavailable, error.to_string()),
