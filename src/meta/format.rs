@@ -182,8 +182,11 @@ impl Format {
     /// # Errors
     /// [`Error::Format`] names a member that has the wrong type, or is needed and missing or unusable.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let value = serde_json::from_slice(json)
-            .map_err(|why| Error::Format { member: "setting", value: beginning(json), why: format!("not JSON: {why}") })?;
+        let value = serde_json::from_slice(json).map_err(|why| Error::Format {
+            member: "setting",
+            value: beginning(json),
+            why: format!("not JSON: {why}"),
+        })?;
         let Value::Object(members) = value else {
             let why = "expected a JSON object".to_owned();
             return Err(Error::Format { member: "setting", value: beginning(json), why });

@@ -25,12 +25,7 @@ pub enum Existing {
 ///
 /// # Errors
 /// Names the engine, the bucket or the member that is wrong. Nothing has been changed then.
-pub async fn format(
-    wanted: &VolumeSecrets,
-    local: &str,
-    existing: Existing,
-    clock: &Arc<dyn Clock>,
-) -> Result<Format> {
+pub async fn format(wanted: &VolumeSecrets, local: &str, existing: Existing, clock: &Arc<dyn Clock>) -> Result<Format> {
     let new = || {
         let mut complete = wanted.clone();
         let storage = complete.storage.get_or_insert_with(|| "file".to_owned());
