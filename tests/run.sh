@@ -114,7 +114,7 @@ stage_fmt() { cargo fmt --all --check; }
 stage_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
 stage_deny() {
   tool "cargo-deny-$DENY" bin/cargo-deny build_deny \
-    && "$CACHE/cargo-deny-$DENY/bin/cargo-deny" --workspace check --config .deny.toml licenses bans sources
+    && "$CACHE/cargo-deny-$DENY/bin/cargo-deny" --workspace --config .deny.toml check licenses bans sources
 }
 # Always the whole workspace: with another choice of packages cargo builds many dependencies once more.
 stage_unit() { tools && cargo test --locked --workspace --lib --bins && cargo test --locked --workspace --doc; }

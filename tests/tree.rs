@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use stead_tests::tree::{Tree, assert_same, copy, scan, volume_of, without_symlink_times};
@@ -10,6 +12,7 @@ use stead_tests::{Client, Engine, Mount, TempVolume, tools};
 /// What the copied tree has at least.
 const FILES: usize = 20_000;
 const BYTES: u64 = 500_000_000;
+const READERS: usize = 3;
 
 #[test]
 fn one_writer_on_redis() {
@@ -88,9 +91,16 @@ fn comparable(root: &Path) -> Tree {
 
 fn compare(what: &str, mount: Mount, parts: &[Part]) {
     let begun = Instant::now();
-    for part in parts {
-        assert_same(what, &part.tree, &comparable(&mount.path().join(&part.target)));
-    }
+    let (next, root) = (AtomicUsize::new(0), mount.path());
+    thread::scope(|scope| {
+        let reader = || {
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                assert_same(what, &part.tree, &comparable(&root.join(&part.target)));
+            }
+        };
+        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(reader)).collect();
+        readers.into_iter().for_each(|reader| reader.join().expect("everything compares equal"));
+    });
     report(what, parts, begun);
     mount.unmount();
 }

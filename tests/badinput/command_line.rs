@@ -110,7 +110,7 @@ fn a_wrong_option_or_name() {
     for name in ["No_Caps", "ab", "-dash", "dash-", "a/b", "..", "", long.as_str()] {
         let code = BAD_INPUT;
         let words: &[&str] = if name.is_empty() || name.starts_with('-') { &[] } else { &[name] };
-        refusals.check(&["format", &url, "--bucket", &bucket, "--", name], code, words);
+        refusals.check(&["format", &url, "--storage", "file", "--bucket", &bucket, "--", name], code, words);
     }
     for (option, value) in [
         ("--capacity", "-5"),
@@ -124,13 +124,23 @@ fn a_wrong_option_or_name() {
         ("--storage", "floppy"),
     ] {
         let given = format!("{option}={value}");
-        refusals.check(
-            &["format", &url, "volume", "--bucket", &bucket, &given],
-            BAD_INPUT,
-            &[option.trim_start_matches('-'), value],
-        );
+        let mut arguments = vec!["format", &url, "volume", "--bucket", &bucket, &given];
+        if option != "--storage" {
+            arguments.extend(["--storage", "file"]);
+        }
+        refusals.check(&arguments, BAD_INPUT, &[option.trim_start_matches('-'), value]);
     }
     refusals.check_untouched(&place);
+}
+
+/// As with the Go client.
+#[test]
+fn blocks_lie_in_a_directory_unless_something_else_is_said() {
+    let place = Place::new();
+    let output = stead(&["format", &place.url(), "volume", "--bucket", &place.path("blocks")]);
+    assert_eq!(output.code, Some(0), "{}", output.text());
+    let status = stead(&["status", &place.url()]);
+    assert!(status.stdout.contains(r#""Storage": "file""#), "{}", status.text());
 }
 
 #[test]
@@ -167,7 +177,7 @@ fn an_unusable_bucket() {
     let nowhere = format!("http://127.0.0.1:{}/data", free_port());
     s3(&nowhere, Minio::SECRET_KEY, UNAVAILABLE, &["127.0.0.1"]);
     s3("no address", Minio::SECRET_KEY, BAD_INPUT, &["bucket", "no address"]);
-    let output = stead(&["format", &place.url(), "volume", "--bucket", "/proc/nowhere"]);
+    let output = stead(&["format", &place.url(), "volume", "--storage", "file", "--bucket", "/proc/nowhere"]);
     assert!(output.code != Some(0) && output.stderr.contains("/proc/nowhere"), "{output:?}");
     refusals.check_untouched(&place);
 }
