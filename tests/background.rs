@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use stead_tests::mount::{detach, is_mounted, serves};
-use stead_tests::process::{Output, signal_to};
+use stead_tests::process::{Output, must, signal_to};
 use stead_tests::{Client, Engine, Mount, TempVolume, eventually, pattern, run, tools};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -47,6 +47,9 @@ fn returns_when_it_serves() {
         let output = mount_in_background(&volume, &point.0, &[]);
         assert_eq!(output.code, Some(0), "{}", output.text());
         assert!(serves(&point.0), "the command returned before the mount served");
+        let log = volume.path().join("background.log");
+        assert!(output.stdout.contains(&log.display().to_string()), "{}", output.stdout);
+        assert!(fs::read_to_string(&log).is_ok_and(|log| log.contains("serving")), "the mount's log is not there");
         println!("figure: {engine:?}: stead mount -d serves after {} ms", output.took.as_millis());
         fs::write(point.0.join("file"), "content").expect("written");
         let umount = run(Command::new(tools::stead()).arg("umount").arg(&point.0), LIMIT);
@@ -57,6 +60,59 @@ fn returns_when_it_serves() {
         let again = Mount::start(Client::Stead, &volume, "again", &[]);
         assert_eq!(fs::read_to_string(again.path().join("file")).expect("read"), "content");
     }
+}
+
+#[test]
+fn mount_options_of_the_kernel_are_applied() {
+    let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
+    let point = Point(volume.scratch("mnt"));
+    let output = mount_in_background(&volume, &point.0, &["-o", "noexec,noatime"]);
+    assert_eq!(output.code, Some(0), "{}", output.text());
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("read");
+    let ours = mounts.lines().find(|line| line.contains(&point.0.display().to_string())).expect("mounted");
+    assert!(ours.contains("noexec") && ours.contains("noatime"), "{ours}");
+}
+
+/// The Go client's exit code, which a supervisor may know.
+#[test]
+fn a_mount_whose_volume_is_destroyed_says_so() {
+    let volume = TempVolume::format(Engine::Redis, Client::Stead, &[]);
+    let mut mount = Mount::start(Client::Stead, &volume, "mount", &["--heartbeat", "1"]);
+    let status = must(Command::new(tools::stead()).args(["status", &volume.url]), LIMIT);
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let uuid = status["Setting"]["UUID"].as_str().expect("a UUID");
+    let destroyed = run(Command::new(tools::stead()).args(["destroy", &volume.url, uuid, "--force", "--yes"]), LIMIT);
+    assert_eq!(destroyed.code, Some(0), "{}", destroyed.text());
+    let ended = mount.process().wait(LIMIT).expect("it ends by itself");
+    assert_eq!(ended.code(), Some(11));
+}
+
+#[test]
+fn umount_tells_of_staged_blocks() {
+    let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
+    let point = Point(volume.scratch("mnt"));
+    let output = mount_in_background(&volume, &point.0, &["--writeback", "--upload-delay", "1h"]);
+    assert_eq!(output.code, Some(0), "{}", output.text());
+    fs::write(point.0.join("file"), "content").expect("written");
+    let umount = run(Command::new(tools::stead()).arg("umount").arg(&point.0), LIMIT);
+    assert_eq!(umount.code, Some(0), "{}", umount.text());
+    assert!(umount.stderr.contains("not uploaded: 1;") && umount.stderr.contains("--flush"), "{}", umount.stderr);
+}
+
+#[test]
+fn umount_flush_leaves_nothing_staged() {
+    let volume = TempVolume::format(Engine::Redis, Client::Stead, &[]);
+    let point = Point(volume.scratch("mnt"));
+    let output = mount_in_background(&volume, &point.0, &["--writeback", "--upload-delay", "2s"]);
+    assert_eq!(output.code, Some(0), "{}", output.text());
+    fs::write(point.0.join("file"), pattern::bytes(1, 10 << 20)).expect("written");
+    let blocks = volume.bucket().join(&volume.name).join("chunks");
+    assert!(!blocks.exists(), "staged blocks wait");
+    let umount = run(Command::new(tools::stead()).args(["umount", "--flush"]).arg(&point.0), LIMIT);
+    assert_eq!(umount.code, Some(0), "{}", umount.text());
+    assert!(!is_mounted(&point.0) && blocks.exists());
+    let elsewhere = Mount::start(Client::Stead, &volume, "elsewhere", &[]);
+    assert!(fs::read(elsewhere.path().join("file")).expect("read") == pattern::bytes(1, 10 << 20), "the bytes differ");
 }
 
 fn gone(pid: u32) -> bool {

@@ -17,12 +17,18 @@ declare -A ABOUT=(
   [compat]="volumes back and forth with the Go client 1.4.2"
   [badinput]="wrong input: clear errors, soon, nothing left behind; an engine that is away for a while"
   [background]="stead mount -d; SIGTERM"
+  [model]="random operations and crashes on mounts and in memory, compared with a small model after each step"
   [crash]="kill -9 of the worker under a verifying load"
+  [faults]="kill -9 at every named step; engine, store and disks that fail; two clients killed in turn"
+  [apps]="stress-ng, dbench, fio, git, cargo, SQLite and PostgreSQL on a mount"
   [posix]="pjdfstest 0.2.2 and fsx 0.3.2"
-  [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers"
+  [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers; a directory of 200,000 entries"
 )
-STAGES=(fmt clippy deny unit build sanity compat badinput background crash posix tree)
-PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr e2fsprogs python3-venv sqlite3 jq openssl)
+# Minutes after which a suite is stopped, so that a hang costs minutes: well above what it takes on two processors.
+declare -A BUDGET=([unit]=25 [sanity]=5 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [faults]=15 [apps]=15 [posix]=20 [tree]=15)
+STAGES=(fmt clippy deny unit build sanity compat badinput background model crash faults apps posix tree)
+PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr e2fsprogs python3-venv sqlite3 jq openssl
+  stress-ng dbench fio postgresql)
 GO_FALLBACK=go1.26.8
 DENY=0.20.2
 MINIO=v0.0.0-20260212201848-7aac2a2c5b7c
@@ -117,8 +123,30 @@ stage_deny() {
     && "$CACHE/cargo-deny-$DENY/bin/cargo-deny" --workspace --config .deny.toml check licenses bans sources
 }
 # Always the whole workspace: with another choice of packages cargo builds many dependencies once more.
-stage_unit() { tools && cargo test --locked --workspace --lib --bins && cargo test --locked --workspace --doc; }
+stage_unit() {
+  tools \
+    && limited unit cargo test --locked --workspace --lib --bins \
+    && limited unit cargo test --locked --workspace --doc
+}
 stage_build() { cargo build --locked --release -p stead-cli; }
+
+# limited STAGE COMMAND...: a hang costs the stage's budget, not everybody's time. A process that waits for its own mount
+# cannot even be killed until that is gone.
+limited() {
+  local stage=$1 deadline code pid
+  shift
+  deadline=$((SECONDS + BUDGET[$stage] * 60 + 10))
+  TMPDIR=$WORK STEAD_TEST_RUN=$WORK timeout --kill-after=5 "${BUDGET[$stage]}m" "$@" &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    ((SECONDS < deadline)) || unmount_ours
+    sleep 0.5
+  done
+  wait "$pid"
+  code=$?
+  [[ $code != 124 && $code != 137 ]] || say "stage $stage took longer than its ${BUDGET[$stage]} minutes"
+  return $code
+}
 
 suite() {
   [[ $(id -u) == 0 ]] || { say "suites mount file systems and act as other users: run as root"; return 1; }
@@ -127,10 +155,10 @@ suite() {
   stage_build || return
   # A copy that every user can reach and that tells this run's processes from others.
   install -D -m 755 target/release/stead "$WORK/bin/stead" || return
-  STEAD_BIN=$WORK/bin/stead TMPDIR=$WORK STEAD_TEST_RUN=$WORK \
-    cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1
+  STEAD_BIN=$WORK/bin/stead \
+    limited "$1" cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1
 }
-for name in sanity compat badinput background crash posix tree; do
+for name in sanity compat badinput background model crash faults apps posix tree; do
   eval "stage_$name() { suite $name; }"
 done
 
@@ -157,7 +185,10 @@ stop_ours() {
 
 unmount_ours() {
   local point
-  while read -r point; do umount -l "$point" 2>/dev/null; done \
+  while read -r point; do
+    # By force first: that gives up requests which nobody will answer any more.
+    umount -f "$point" 2>/dev/null || umount -l "$point" 2>/dev/null
+  done \
     < <(awk -v dir="$WORK/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
 }
 

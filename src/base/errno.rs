@@ -53,6 +53,7 @@ errnos!(
     ERANGE,
     EDEADLK,
     ENAMETOOLONG,
+    ENOLCK,
     ENOSYS,
     ENOTEMPTY,
     ELOOP,

@@ -6,23 +6,27 @@ use stead_base::SliceId;
 
 /// One block of a slice. Together with the volume's naming it determines the object, and its content never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct BlockId {
-    pub(crate) slice: SliceId,
-    pub(crate) index: u32,
+pub struct BlockId {
+    /// The slice.
+    pub slice: SliceId,
+    /// Which block of it, from 0.
+    pub index: u32,
     /// Plain bytes, at most the block size.
-    pub(crate) len: u32,
+    pub len: u32,
 }
 
 /// How blocks are cut and named.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Naming {
-    pub(crate) block_size: u32,
-    pub(crate) hash_prefix: bool,
+pub struct Naming {
+    /// Bytes of a full block.
+    pub block_size: u32,
+    /// Whether names begin with a hash.
+    pub hash_prefix: bool,
 }
 
 impl Naming {
     /// The key below the volume's prefix, and the path below `raw/` in a cache directory.
-    pub(crate) fn key(self, block: BlockId) -> String {
+    pub fn key(self, block: BlockId) -> String {
         let BlockId { slice: SliceId(id), index, len } = block;
         let millions = id / 1_000_000;
         if self.hash_prefix {
@@ -33,7 +37,7 @@ impl Naming {
     }
 
     /// Block `index` of a slice of `size` bytes, which must reach that far.
-    pub(crate) fn block(self, slice: SliceId, size: u32, index: u32) -> BlockId {
+    pub fn block(self, slice: SliceId, size: u32, index: u32) -> BlockId {
         let start = u64::from(index) * u64::from(self.block_size);
         let rest = u64::from(size).saturating_sub(start);
         let len = u32::try_from(rest).unwrap_or(u32::MAX).min(self.block_size);
@@ -41,13 +45,7 @@ impl Naming {
     }
 
     /// The blocks under `off ..+ len` of a slice, each with the bytes wanted of it.
-    pub(crate) fn pieces(
-        self,
-        slice: SliceId,
-        size: u32,
-        off: u32,
-        len: u32,
-    ) -> impl Iterator<Item = (BlockId, Range<u32>)> {
+    pub fn pieces(self, slice: SliceId, size: u32, off: u32, len: u32) -> impl Iterator<Item = (BlockId, Range<u32>)> {
         let end = off.saturating_add(len).min(size);
         let indexes = if off < end { off / self.block_size..end.div_ceil(self.block_size) } else { 0..0 };
         indexes.map(move |index| {
@@ -58,13 +56,13 @@ impl Naming {
     }
 
     /// Every block of a slice.
-    pub(crate) fn blocks(self, slice: SliceId, size: u32) -> impl Iterator<Item = BlockId> {
+    pub fn blocks(self, slice: SliceId, size: u32) -> impl Iterator<Item = BlockId> {
         (0..size.div_ceil(self.block_size)).map(move |index| self.block(slice, size, index))
     }
 }
 
 /// Reads the last component of a key, `{id}_{index}_{len}`.
-pub(crate) fn parse_name(name: &str) -> Option<BlockId> {
+pub fn parse_name(name: &str) -> Option<BlockId> {
     let mut parts = name.split('_');
     let mut next = || parts.next().filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
     let (id, index, len) = (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);

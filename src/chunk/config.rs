@@ -1,6 +1,13 @@
 //! Settings of the block layer, and how one number of bytes is split between its parts.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Timelike;
+use stead_base::Clock;
+use stead_object::Requests;
 
 use crate::{Compression, Error, Result};
 
@@ -26,6 +33,18 @@ pub struct ChunkConfig {
     pub cache_size: u64,
     /// Share of the cache's file system (bytes and inodes) that is left free, 0.0 ..= 1.0.
     pub free_space_ratio: f32,
+    /// Which cache files make room for others.
+    pub eviction: Eviction,
+    /// Cache files that nobody has used for so long are removed; zero: none is.
+    pub cache_expire: Duration,
+    /// How much of a cache file is compared with its checksums.
+    pub verify: Verify,
+    /// An operation on a cache directory that takes longer has failed, and takes the directory out of use.
+    pub disk_patience: Duration,
+    /// How long a cache directory whose disk fails is left alone at first; longer and longer while it goes on failing.
+    pub disk_pause: Duration,
+    /// Permissions of cache files; their directories can be entered by whoever may read them.
+    pub cache_mode: u32,
     /// Cache full blocks too when they are written; smaller ones always are.
     pub cache_large_write: bool,
     /// The most bytes of memory this layer uses; see [`Limits`].
@@ -36,6 +55,78 @@ pub struct ChunkConfig {
     pub max_downloads: u32,
     /// Whether a small random read also fetches its whole block in the background (0: no).
     pub prefetch: u32,
+    /// Whether a range of an object costs less than the whole. Not so when objects are encrypted.
+    pub range_reads: bool,
+    /// Write blocks to the disk cache first and upload them later; `None` = upload before a slice is committed.
+    pub writeback: Option<Writeback>,
+    /// Where requests to the store are counted, for those who ask this layer for figures.
+    pub requests: Arc<Requests>,
+}
+
+/// Which cache file makes room for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// The older of two that chance picks: a pass over more than fits leaves some of it cached.
+    TwoRandom,
+    /// None: what does not fit is not cached.
+    None,
+    /// The one that was not used for the longest time.
+    Lru,
+}
+
+/// How much of a cache file is compared with its checksums when it is read (format §5.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// Nothing, and files are written without checksums.
+    None,
+    /// Reads of whole blocks.
+    Full,
+    /// Units that lie inside the read as a whole.
+    Shrink,
+    /// Every unit that is touched, for which more is read than was asked for.
+    Extend,
+}
+
+/// How written blocks wait on the local disk.
+#[derive(Clone, Debug)]
+pub struct Writeback {
+    /// Blocks of this many bytes and more are uploaded at once; 0 = none is.
+    pub threshold: u64,
+    /// How long a block waits at least.
+    pub delay: Duration,
+    /// When blocks are uploaded; `None` = at any time.
+    pub hours: Option<UploadHours>,
+    /// Tells the hour.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Hours of the local day, 0 ..= 23: from `start` up to, not including, `end`, which may lie on the next day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadHours {
+    /// The first hour.
+    pub start: u32,
+    /// The hour behind the last one; the same as `start` = the whole day.
+    pub end: u32,
+}
+
+impl UploadHours {
+    /// How long to wait before asking again; zero = go.
+    pub(crate) fn until_open(self, clock: &dyn Clock) -> Duration {
+        let Some(now) = chrono::DateTime::from_timestamp(clock.now().secs, 0) else { return Duration::ZERO };
+        let now = now.with_timezone(&chrono::Local);
+        if self.contains(now.hour()) {
+            return Duration::ZERO;
+        }
+        Duration::from_secs(u64::from(3600 - now.minute() * 60 - now.second()))
+    }
+
+    fn contains(self, hour: u32) -> bool {
+        match self.start.cmp(&self.end) {
+            Ordering::Less => (self.start..self.end).contains(&hour),
+            Ordering::Equal => true,
+            Ordering::Greater => !(self.end..self.start).contains(&hour),
+        }
+    }
 }
 
 impl Default for ChunkConfig {
@@ -48,11 +139,20 @@ impl Default for ChunkConfig {
             cache_dirs: Vec::new(),
             cache_size: 100 << 30,
             free_space_ratio: 0.1,
+            eviction: Eviction::TwoRandom,
+            cache_expire: Duration::ZERO,
+            verify: Verify::Extend,
+            disk_patience: Duration::from_secs(10),
+            disk_pause: Duration::from_secs(60),
+            cache_mode: 0o600,
             cache_large_write: false,
             buffer_size: 300 << 20,
             max_uploads: 20,
             max_downloads: 200,
             prefetch: 1,
+            range_reads: true,
+            writeback: None,
+            requests: Arc::default(),
         }
     }
 }
@@ -136,6 +236,14 @@ mod tests {
         let escaping =
             ChunkConfig { uuid: "../x".to_owned(), cache_dirs: vec!["/cache".into()], ..ChunkConfig::default() };
         assert!(escaping.validate().is_err());
+    }
+
+    #[test]
+    fn upload_hours_may_span_midnight() {
+        let open = |start, end| (0..24).filter(|&hour| UploadHours { start, end }.contains(hour)).collect::<Vec<_>>();
+        assert_eq!(open(2, 4), [2, 3]);
+        assert_eq!(open(23, 1), [0, 23]);
+        assert_eq!(open(5, 5).len(), 24);
     }
 
     #[test]

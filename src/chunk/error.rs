@@ -37,6 +37,9 @@ pub enum Error {
     /// The runtime went away under an upload or a fetch.
     #[error("block {key}: stopped before it was done")]
     Stopped { key: String },
+    /// What was staged on the local disk could not be made safe there.
+    #[error("sync of staged blocks: {why}")]
+    Staging { why: String },
     /// A wrong setting: names it, and what would be right.
     #[error("{field} {value:?}: {why}")]
     Config { field: &'static str, value: String, why: String },
@@ -58,6 +61,11 @@ impl Error {
 
     /// The stored bytes themselves are not what they should be.
     pub(crate) fn is_bad_data(&self) -> bool {
-        matches!(self, Self::WrongLength { .. } | Self::Corrupt { .. })
+        matches!(
+            self,
+            Self::WrongLength { .. }
+                | Self::Corrupt { .. }
+                | Self::Object { source: stead_object::Error::Corrupt { .. }, .. }
+        )
     }
 }

@@ -97,7 +97,7 @@ impl ChunkStore {
             return Ok(data);
         }
         // A small read inside a block is taken for a random one; at the start, for the first of a sequential series.
-        if small && want.start > 0 && self.compression == Compression::None {
+        if small && want.start > 0 && self.range_reads {
             self.counters.miss(end - start);
             if self.fetch_whole_block {
                 self.prefetch_block(block, &self.prefetches.stop);
@@ -106,6 +106,24 @@ impl ChunkStore {
             return self.fly(range).await;
         }
         Ok(self.fly(Target::whole(block)).await?.slice(start..end))
+    }
+
+    /// The bytes `want` of a block, which does not get into the caches if it is not there.
+    pub(crate) async fn piece_past_caches(self: &Arc<Self>, block: BlockId, want: Range<u32>) -> Result<Bytes> {
+        let (start, end) = (want.start as usize, want.end as usize);
+        if let Some(data) = self.memory.get(block) {
+            return Ok(data.slice(start..end));
+        }
+        if let Some(whole) = self.flights.join(&Target::whole(block)) {
+            return Ok(self.land(block, whole).await?.slice(start..end));
+        }
+        if let Some(data) = self.look_on_disk(block, want.clone()).await {
+            return Ok(data);
+        }
+        if self.range_reads {
+            return self.fly(Target { block, range: Some(want) }).await;
+        }
+        Ok(self.load(block, None).await?.slice(start..end))
     }
 
     /// Fetches a block into the caches in the background.
@@ -119,7 +137,7 @@ impl ChunkStore {
             store.prefetches.leave(block);
             if permit.is_some()
                 && !store.is_near(block)
-                && let Err(error) = store.fly(Target::whole(block)).await
+                && let Some(Err(error)) = cancelled.run_until_cancelled(store.fly(Target::whole(block))).await
             {
                 debug!(%error, "prefetch failed");
             }
@@ -172,9 +190,14 @@ impl ChunkStore {
         {
             return Some(data);
         }
-        let store = Arc::clone(self);
-        let read = move || store.disk.read(block, want);
-        self.runtime.spawn_blocking(read).await.ok().flatten()
+        if !self.disk.is_out_of_use(block) {
+            return self.on_disk(move |disk| disk.read(block, want)).await.flatten();
+        }
+        // What is staged is nowhere else, and a disk that cannot be written may well be read.
+        if !self.staging.holds(block) {
+            return None;
+        }
+        self.on_disk(move |disk| disk.read_anyway(block, want)).await.flatten()
     }
 
     /// Asks the store, once more if what comes is not what belongs there.
@@ -225,11 +248,18 @@ impl ChunkStore {
 /// Flies: whole blocks as there is memory for them, requests as there are downloads.
 async fn fetch(store: Arc<ChunkStore>, target: Target, pilot: Pilot) {
     let block = target.block;
-    pilot.land(match target.range {
-        Some(range) => store.load(block, Some(range)).await,
-        None => {
-            let _memory = store.fetching.acquire(block.len).await;
-            store.whole(block).await
+    let fetched = async {
+        match target.range {
+            Some(range) => store.load(block, Some(range)).await,
+            None => {
+                let _memory = store.fetching.acquire(block.len).await;
+                store.whole(block).await
+            }
         }
-    });
+    };
+    tokio::select! {
+        biased;
+        result = fetched => pilot.land(result),
+        () = pilot.abandoned() => {}
+    }
 }

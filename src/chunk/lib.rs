@@ -5,7 +5,8 @@
 //! it without ever asking whether it is still right.
 //!
 //! Invariants:
-//! * A block that [`SliceWriter::finish`] reported is in the object store; nothing is given up before it is.
+//! * A block that [`SliceWriter::finish`] reported is in the object store, or staged on the local disk where that was asked
+//!   for ([`Writeback`]); nothing is given up before it is.
 //! * A read gives exactly the bytes asked for, or an error: an object of the wrong length, a block that does not decompress
 //!   or a cache file whose checksum is wrong never reaches the caller.
 //! * The memory held here is bounded by `buffer_size` ([`ChunkConfig::limits`] says how it is split).
@@ -22,16 +23,19 @@ mod fetch;
 mod flight;
 mod memory;
 mod pages;
+mod staging;
 mod store;
 #[cfg(test)]
 mod tests;
 mod upload;
 mod usage;
+mod warm;
 mod writer;
 
+pub use block::{BlockId, Naming, parse_name};
 pub use budget::{Budget, Reservation};
 pub use compression::Compression;
-pub use config::{ChunkConfig, Limits, MAX_SLICE};
+pub use config::{ChunkConfig, Eviction, Limits, MAX_SLICE, UploadHours, Verify, Writeback};
 pub use error::{Error, Result};
 pub use pages::{PAGE_SIZE, Page, PagePool};
 pub use store::ChunkStore;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use stead_base::failpoint;
 use tokio::sync::watch;
 
 use crate::block::BlockId;
-use crate::pages::{PAGE_SIZE, Page, map};
+use crate::pages::{PAGE_SIZE, Page, PagePool};
 use crate::store::ChunkStore;
 use crate::{Compression, Error, Result};
 
@@ -66,24 +67,34 @@ impl Upload {
 }
 
 impl ChunkStore {
-    async fn upload(&self, block: BlockId, pages: &Mutex<Option<Arc<Pages>>>) -> Result<()> {
-        let key = self.naming.key(block);
+    async fn upload(self: &Arc<Self>, block: BlockId, held: &Mutex<Option<Arc<Pages>>>) -> Result<()> {
+        let plain = || held.lock().clone().map(|pages| join(&self.pages, &pages, block.len as usize));
+        if self.staging.wants(block.len) && self.stage(block, plain).await {
+            return Ok(());
+        }
         let Ok(_permit) = self.uploads.acquire().await else {
-            return Err(Error::Stopped { key });
+            return Err(Error::Stopped { key: self.naming.key(block) });
         };
-        let Some(pages) = pages.lock().clone() else {
+        let Some(plain) = plain() else {
             return Ok(());
         };
-        let plain = join(&pages, block.len as usize);
-        drop(pages);
-        let packed = self.pack(&key, plain.clone()).await?;
-        let size = packed.len() as u64;
-        let put = self.objects.put(&key, packed).await;
-        put.map_err(|source| self.object_error(key, source))?;
-        self.counters.put_bytes.add(size);
+        self.put(block, plain.clone()).await?;
         if block.len < self.naming.block_size || self.cache_large_write {
             self.cache(block, &plain);
         }
+        Ok(())
+    }
+
+    /// Packs a block and puts it into the store.
+    pub(crate) async fn put(&self, block: BlockId, plain: Bytes) -> Result<()> {
+        let key = self.naming.key(block);
+        let packed = self.pack(&key, plain).await?;
+        let size = packed.len() as u64;
+        failpoint::hit("chunk.upload.before-put");
+        let put = self.objects.put(&key, packed).await;
+        failpoint::hit("chunk.upload.after-put");
+        put.map_err(|source| self.object_error(key, source))?;
+        self.counters.put_bytes.add(size);
         Ok(())
     }
 
@@ -102,21 +113,22 @@ impl ChunkStore {
 
 /// The block's bytes in one piece, as a store takes them. Small ones, which the memory cache keeps, come from the heap:
 /// a mapping takes whole pages of the system.
-fn join(pages: &Pages, len: usize) -> Bytes {
+fn join(pool: &PagePool, pages: &Pages, len: usize) -> Bytes {
     if len <= PAGE_SIZE {
         let mut joined = vec![0; len];
         fill(&mut joined, pages);
         return joined.into();
     }
-    let mut joined = map(len);
+    let mut joined = pool.joined(len);
     fill(&mut joined, pages);
     Bytes::from_owner(joined)
 }
 
 fn fill(joined: &mut [u8], pages: &Pages) {
-    for (part, page) in joined.chunks_mut(PAGE_SIZE).zip(pages) {
-        if let Some(page) = page {
-            part.copy_from_slice(&page[..part.len()]);
+    for (index, part) in joined.chunks_mut(PAGE_SIZE).enumerate() {
+        match pages.get(index).and_then(Option::as_ref) {
+            Some(page) => part.copy_from_slice(&page[..part.len()]),
+            None => part.fill(0),
         }
     }
 }

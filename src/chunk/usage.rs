@@ -17,7 +17,7 @@ pub struct Usage {
     pub blockcache_hit_bytes: u64,
     /// `blockcache_miss_bytes`.
     pub blockcache_miss_bytes: u64,
-    /// `blockcache_drops`: blocks that were not written to disk since the queue or the disk was full.
+    /// `blockcache_drops`: blocks that were not written to disk since the queue or the disk was full, or failed.
     pub blockcache_drops: u64,
     /// `blockcache_evicts`: blocks that left memory or disk for others.
     pub blockcache_evicts: u64,
@@ -27,6 +27,8 @@ pub struct Usage {
     pub blockcache_write_bytes: u64,
     /// Not in the Go client: cache files that were damaged and deleted.
     pub blockcache_corrupt: u64,
+    /// Not in the Go client, gauge: cache directories that are out of use since their disk fails.
+    pub blockcache_dirs_out_of_use: u64,
     /// Gauge `object_request_uploading`: blocks being uploaded.
     pub object_request_uploading: u64,
     /// `object_request_errors`: calls of the store that failed after its own retries, or brought bad data.
@@ -35,10 +37,54 @@ pub struct Usage {
     pub object_get_bytes: u64,
     /// `object_request_data_bytes{method="PUT"}`, as stored.
     pub object_put_bytes: u64,
+    /// Gauge `staging_blocks`: blocks on the local disk that are not in the store.
+    pub staging_blocks: u64,
+    /// Gauge `staging_block_bytes`: their bytes.
+    pub staging_block_bytes: u64,
+    /// Gauge `staging_writing_blocks`: blocks being written to the local disk.
+    pub staging_writing_blocks: u64,
+    /// `staging_block_delay_seconds`: how long uploaded blocks had waited, summed up.
+    pub staging_block_delay_seconds: u64,
+    /// `staging_block_errors`: blocks that could not be staged, and failed uploads of staged ones.
+    pub staging_block_errors: u64,
+    /// `staging_write_bytes`: bytes written to the local disk.
+    pub staging_write_bytes: u64,
     /// Gauge `store_cache_size_bytes`: memory of cached blocks.
     pub store_cache_size_bytes: u64,
     /// Gauge `used_buffer_size_bytes`: dirty pages and reserved read-ahead.
     pub used_buffer_size_bytes: u64,
+}
+
+impl Usage {
+    /// Every figure under its name, for those who print them.
+    pub fn figures(&self) -> [(&'static str, u64); 24] {
+        [
+            ("blockcache_blocks", self.blockcache_blocks),
+            ("blockcache_bytes", self.blockcache_bytes),
+            ("blockcache_hits", self.blockcache_hits),
+            ("blockcache_miss", self.blockcache_miss),
+            ("blockcache_hit_bytes", self.blockcache_hit_bytes),
+            ("blockcache_miss_bytes", self.blockcache_miss_bytes),
+            ("blockcache_drops", self.blockcache_drops),
+            ("blockcache_evicts", self.blockcache_evicts),
+            ("blockcache_writes", self.blockcache_writes),
+            ("blockcache_write_bytes", self.blockcache_write_bytes),
+            ("blockcache_corrupt", self.blockcache_corrupt),
+            ("blockcache_dirs_out_of_use", self.blockcache_dirs_out_of_use),
+            ("object_request_uploading", self.object_request_uploading),
+            ("object_request_errors", self.object_request_errors),
+            ("object_get_bytes", self.object_get_bytes),
+            ("object_put_bytes", self.object_put_bytes),
+            ("staging_blocks", self.staging_blocks),
+            ("staging_block_bytes", self.staging_block_bytes),
+            ("staging_writing_blocks", self.staging_writing_blocks),
+            ("staging_block_delay_seconds", self.staging_block_delay_seconds),
+            ("staging_block_errors", self.staging_block_errors),
+            ("staging_write_bytes", self.staging_write_bytes),
+            ("store_cache_size_bytes", self.store_cache_size_bytes),
+            ("used_buffer_size_bytes", self.used_buffer_size_bytes),
+        ]
+    }
 }
 
 /// The living counters behind [`Usage`].

@@ -110,6 +110,12 @@ impl SliceWriter {
         while self.sent * self.block_size() < self.len as usize {
             self.send_next();
         }
+        self.sent_blocks_arrive().await?;
+        Ok(self.len)
+    }
+
+    /// Waits for all uploads that were begun; the first error is the result.
+    async fn sent_blocks_arrive(&mut self) -> Result<()> {
         let mut first_error = None;
         for block in &mut self.blocks {
             if let Block::Sent(upload) = block
@@ -118,7 +124,44 @@ impl SliceWriter {
                 first_error.get_or_insert(error);
             }
         }
-        first_error.map_or(Ok(self.len), Err)
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Uploads a slice that was finished once more, as the slice `id`, and is that one from then on. The blocks under the
+    /// old id stay where they are.
+    ///
+    /// # Errors
+    /// A block that has left memory and is neither in the caches nor in the store any more, see [`Error::is_not_found`]; a
+    /// store that fails. This is still the old slice then.
+    pub async fn upload_as(&mut self, id: SliceId) -> Result<()> {
+        let mut copy = Self::new(Arc::clone(&self.store));
+        copy.set_id(id);
+        match self.copy_to(&mut copy).await {
+            Ok(()) => {
+                *self = copy;
+                Ok(())
+            }
+            Err(error) => {
+                // What is left behind has a name that nobody knows; gc finds it.
+                let _ = copy.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Block by block, as nobody has asked the budget for a second copy of the whole.
+    async fn copy_to(&self, copy: &mut Self) -> Result<()> {
+        let block_size = self.store.naming.block_size;
+        let mut off = 0;
+        while off < self.len {
+            let part = block_size.min(self.len - off);
+            copy.write(off, &self.read_back(off, part).await?)?;
+            copy.upload_full_blocks();
+            copy.sent_blocks_arrive().await?;
+            off += part;
+        }
+        copy.finish().await?;
+        Ok(())
     }
 
     /// Takes the slice back: waits for the uploads that were begun and removes what they brought into the store.

@@ -1,13 +1,21 @@
 //! The command line. Shared options have the names that users of the Go client know.
 
+mod mounted;
+mod upkeep;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stead_volume::MOUNT_OPTIONS;
 
+pub(crate) use mounted::{BenchArgs, CloneArgs, CompactArgs, InfoArgs, RmrArgs, StatsArgs, SummaryArgs, WarmupArgs};
+pub(crate) use upkeep::{
+    ConfigArgs, DestroyArgs, DumpArgs, FsckArgs, GcArgs, LoadArgs, QuotaAction, QuotaArgs, RestoreArgs,
+};
+
 /// Shared POSIX volumes on Redis or SQLite and an object store, in `JuiceFS` format, for Kubernetes.
 #[derive(Debug, Parser)]
-#[command(name = "stead", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "stead", version, max_term_width = 100, arg_required_else_help = true, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// What to log: error, warn, info, debug, trace, or per crate (`info,stead_meta=debug`)
     #[arg(long, global = true, value_name = "LEVEL", env = "STEAD_LOG")]
@@ -15,12 +23,24 @@ pub(crate) struct Cli {
     /// Log as JSON lines
     #[arg(long, global = true)]
     pub(crate) log_json: bool,
-    /// Append the log to a file instead of standard error
+    /// Append the log to a file instead of standard error; with `mount -d` [default: /var/log/stead.log, ~/.stead.log]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
+    /// Show no progress, and only errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Show no progress; there is none anyway when standard error is no terminal
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// Shown below the help of every command that can fail for these reasons.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 anything without a code of its own, 2 a wrong argument, option, address or file, 3 wrong \
+credentials, 4 a server cannot be reached, 5 no volume there, 6 the volume needs another client, 7 no space, 8 no such \
+sub-directory, 9 something is wrong and was not repaired, 10 not confirmed, 11 the volume was removed while mounted";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -34,6 +54,51 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show what lies behind a path of a mounted volume: inode, slices and objects
     Info(InfoArgs),
+    /// Show live figures of a mount
+    #[command(after_long_help = EXIT_CODES)]
+    Stats(StatsArgs),
+    /// Measure how fast a mounted directory is
+    #[command(after_long_help = EXIT_CODES)]
+    Bench(BenchArgs),
+    /// Remove directories with everything below, inside a mount
+    #[command(after_long_help = EXIT_CODES)]
+    Rmr(RmrArgs),
+    /// Copy a file or a tree inside a mount without copying its data
+    #[command(after_long_help = EXIT_CODES)]
+    Clone(CloneArgs),
+    /// Join the slices of files inside a mount
+    #[command(after_long_help = EXIT_CODES)]
+    Compact(CompactArgs),
+    /// Show how much lies where below a directory of a mount
+    #[command(after_long_help = EXIT_CODES)]
+    Summary(SummaryArgs),
+    /// Fill the cache of a mount with files, empty it, or look what is in it
+    #[command(after_long_help = EXIT_CODES)]
+    Warmup(WarmupArgs),
+    /// Show or change the settings of a volume
+    #[command(after_long_help = EXIT_CODES)]
+    Config(Box<ConfigArgs>),
+    /// Limit directories, users and groups: space and inodes
+    #[command(after_long_help = EXIT_CODES)]
+    Quota(QuotaArgs),
+    /// Check that every block of every file is there; with `--path / -r`, that directories and counters are right
+    #[command(after_long_help = EXIT_CODES)]
+    Fsck(FsckArgs),
+    /// Find blocks and records that nobody refers to, and remove them
+    #[command(after_long_help = EXIT_CODES)]
+    Gc(GcArgs),
+    /// Move what was removed out of the trash
+    #[command(after_long_help = EXIT_CODES)]
+    Restore(RestoreArgs),
+    /// Write a volume's metadata into a file, as JSON
+    #[command(after_long_help = EXIT_CODES)]
+    Dump(DumpArgs),
+    /// Make a volume from a dump, in an empty metadata engine
+    #[command(after_long_help = EXIT_CODES)]
+    Load(LoadArgs),
+    /// Remove a volume: all of its objects and metadata
+    #[command(after_long_help = EXIT_CODES)]
+    Destroy(DestroyArgs),
     /// Serve the CSI identity and controller services on a unix socket
     Controller(ControllerArgs),
     /// Serve the CSI identity and node services on a unix socket; mounts volumes, so it needs root
@@ -100,6 +165,12 @@ pub(crate) struct FormatArgs {
     /// Begin object names with a hash
     #[arg(long)]
     pub(crate) hash_prefix: bool,
+    /// Encrypt all objects; the file has the RSA private key in PEM (its passphrase: `JFS_RSA_PASSPHRASE`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encrypt_rsa_key: Option<PathBuf>,
+    /// aes256gcm-rsa or chacha20-rsa [default: aes256gcm-rsa]
+    #[arg(long, value_name = "ALGORITHM")]
+    pub(crate) encrypt_algo: Option<String>,
     /// Upload limit of all clients in Mbit/s
     #[arg(long, value_name = "MBIT")]
     pub(crate) upload_limit: Option<String>,
@@ -129,6 +200,9 @@ pub(crate) struct MountArgs {
     pub(crate) fuse_options: Vec<String>,
     #[command(flatten)]
     pub(crate) options: MountFlags,
+    /// That of the command, for the process in the background.
+    #[arg(skip)]
+    pub(crate) log: Option<PathBuf>,
 }
 
 /// The options of [`MOUNT_OPTIONS`] as they were given: (name, value).
@@ -175,24 +249,23 @@ pub(crate) struct UmountArgs {
     #[arg(value_name = "DIR")]
     pub(crate) mount_point: PathBuf,
     /// Detach now, even if files are open
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "flush")]
     pub(crate) force: bool,
+    /// Wait first until everything that was staged (mount --writeback) is uploaded
+    #[arg(long)]
+    pub(crate) flush: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) meta: MetaUrlArg,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct InfoArgs {
-    /// Files or directories of a mounted volume
-    #[arg(value_name = "PATH", required = true)]
-    pub(crate) paths: Vec<PathBuf>,
-    /// Sum up everything below a directory
-    #[arg(short, long)]
-    pub(crate) recursive: bool,
+    /// Show one session, with what it holds
+    #[arg(short, long, value_name = "SID")]
+    pub(crate) session: Option<u64>,
+    /// Accepted for programs: the output is JSON in any case
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -60,3 +60,16 @@ impl From<stead_object::Error> for Failure {
         stead_worker::Error::from(error).into()
     }
 }
+
+impl From<stead_upkeep::Error> for Failure {
+    fn from(error: stead_upkeep::Error) -> Self {
+        use stead_upkeep::Error as E;
+        match error {
+            E::Meta(error) | E::Volume(stead_volume::Error::Meta(error)) => error.into(),
+            E::Object(error) | E::Volume(stead_volume::Error::Object(error)) => error.into(),
+            E::Volume(stead_volume::Error::Deadline { .. }) => Self::new(Code::Unavailable, error.to_string()),
+            E::Volume(_) | E::Option { .. } | E::Refused(_) | E::Dump { .. } => Self::usage(error.to_string()),
+            E::Io { .. } | E::Chunk(_) => Self::general(error.to_string()),
+        }
+    }
+}

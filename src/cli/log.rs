@@ -9,6 +9,7 @@ use crate::exit::Failure;
 pub(crate) fn init(cli: &Cli) -> Result<(), Failure> {
     let usual = match cli.command {
         Command::Mount(_) | Command::Controller(_) | Command::Node(_) | Command::Worker(_) => "info",
+        _ if cli.quiet => "error",
         _ => "warn",
     };
     let filter = cli.log_level.as_deref().unwrap_or(usual);

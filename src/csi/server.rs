@@ -1,6 +1,6 @@
 //! A gRPC server on a Unix socket.
 
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ pub(crate) async fn serve(endpoint: &str, routes: Routes, stop: CancellationToke
     let wrong = |why: String| ServeError::Endpoint { endpoint: endpoint.to_owned(), why };
     let path = socket_path(endpoint).map_err(|why| wrong(why.to_owned()))?;
     let listener = listen(&path).await.map_err(wrong)?;
+    let own = identity(&path);
     info!(socket = %path.display(), "serving");
     let server = Server::builder()
         .add_routes(routes)
@@ -52,8 +53,16 @@ pub(crate) async fn serve(endpoint: &str, routes: Routes, stop: CancellationToke
         result = server => result?,
         () = late => warn!("calls in progress are left behind"),
     }
-    let _gone_already = std::fs::remove_file(&path);
+    // Another server may have put its own socket there.
+    if own.is_some() && identity(&path) == own {
+        let _gone_already = std::fs::remove_file(&path);
+    }
     Ok(())
+}
+
+/// Tells files of the same name apart.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// The path in `unix:///path`, `unix:/path` or `/path`.

@@ -1,29 +1,33 @@
-//! A mounted session: the threads that read requests, from INIT to unmount.
+//! A mounted session: the tasks that read requests, from INIT to unmount.
+//!
+//! They run where the answers of the metadata engine arrive: a request then goes to the engine and its answer to the
+//! kernel without another thread to wake. They take turns: one reads and serves, until a request comes that moves data
+//! while others wait behind it; then the next one goes on reading.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
 
-use fuser::{Config, InitFlags, KernelConfig, SessionACL};
 use stead_vfs::Vfs;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::yield_now;
 use tracing::debug;
+use zerocopy::IntoBytes as _;
 
-use crate::adapter::Adapter;
+use crate::abi;
+use crate::device::{Device, Received};
+use crate::init::{Negotiated, wanted_for};
+use crate::notify::Notifier;
+use crate::request::{Operation, Request, moves_data};
+use crate::server::{Served, Server};
 
-/// What is asked of the kernel at INIT. What it does not know is left out.
-const WANTED: [InitFlags; 8] = [
-    InitFlags::FUSE_ASYNC_READ,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-];
+/// A request other than WRITE fits into this many bytes: the longest carries an extended attribute of 64 KiB.
+const OTHER_REQUESTS: usize = 128 << 10;
+/// Room for the header and struct of a WRITE, in front of its data.
+const HEADERS: usize = 4096;
 
 /// How the kernel is to talk to us.
 #[derive(Clone, Debug)]
@@ -34,40 +38,29 @@ pub struct FuseConfig {
     pub max_readahead: u32,
     /// Requests in the background (read-ahead, writes of pages) before the kernel holds back.
     pub max_background: u16,
-    /// Threads that read requests.
-    pub threads: usize,
+    /// Direct reads and writes are sent in parts at the same time, and cannot be interrupted.
+    pub async_dio: bool,
+    /// Tasks that read requests.
+    pub readers: usize,
+}
+
+impl FuseConfig {
+    /// The upper bound of `max_write`.
+    pub const LARGEST_WRITE: u32 = 1 << 20;
 }
 
 impl Default for FuseConfig {
     fn default() -> Self {
-        Self { max_write: 128 << 10, max_readahead: 1 << 20, max_background: 128, threads: 2 }
-    }
-}
-
-impl FuseConfig {
-    pub(crate) fn apply(&self, kernel: &mut KernelConfig) {
-        for flag in WANTED {
-            if kernel.add_capabilities(flag).is_err() {
-                debug!(?flag, "the kernel does not know this capability");
-            }
-        }
-        // Each setter refuses what is out of range and names the nearest value that is not.
-        if let Err(nearest) = kernel.set_max_write(self.max_write.clamp(4096, 1 << 20)) {
-            let _accepted = kernel.set_max_write(nearest);
-        }
-        if let Err(nearest) = kernel.set_max_readahead(self.max_readahead) {
-            let _accepted = kernel.set_max_readahead(nearest);
-        }
-        if let Err(nearest) = kernel.set_max_background(self.max_background) {
-            let _accepted = kernel.set_max_background(nearest);
-        }
+        Self { max_write: 128 << 10, max_readahead: 1 << 20, max_background: 128, async_dio: false, readers: 2 }
     }
 }
 
 /// A session that is being served.
 #[derive(Debug)]
 pub struct Session {
-    ended: oneshot::Receiver<io::Result<()>>,
+    negotiated: Negotiated,
+    /// How each reader ended; closed when the last one has.
+    ends: mpsc::UnboundedReceiver<io::Result<()>>,
 }
 
 impl Session {
@@ -78,26 +71,137 @@ impl Session {
     /// # Errors
     /// The connection is gone, was initialised before, or speaks a version that is too old.
     pub fn serve(vfs: Arc<Vfs>, fd: OwnedFd, config: FuseConfig, runtime: Handle) -> io::Result<Self> {
-        let mut options = Config::default();
-        // Whether others may come in is decided by the mount's own options, `allow_other` and `default_permissions`.
-        options.acl = SessionACL::All;
-        options.n_threads = Some(config.threads.max(1));
-        let adapter = Adapter::new(vfs, config, runtime);
-        let session = fuser::Session::from_fd(adapter, fd, SessionACL::All, options)?;
-        let (sender, ended) = oneshot::channel();
-        thread::Builder::new().name("fuse".to_owned()).spawn(move || {
-            // Nobody may be waiting any more.
-            let _unheard = sender.send(session.run());
-        })?;
-        Ok(Self { ended })
+        let device = Device::new(fd)?;
+        let negotiated = handshake(&device, wanted_for(&vfs, &config), &config)?;
+        Self::start(vfs, device, negotiated, config.readers, runtime)
+    }
+
+    /// Goes on with a connection on which another process has agreed with the kernel, and which nobody reads from any more.
+    ///
+    /// # Errors
+    /// The connection cannot be waited for, or a thread could not be started.
+    pub fn adopt(
+        vfs: Arc<Vfs>,
+        fd: OwnedFd,
+        negotiated: Negotiated,
+        config: &FuseConfig,
+        runtime: Handle,
+    ) -> io::Result<Self> {
+        Self::start(vfs, Device::new(fd)?, negotiated, config.readers, runtime)
+    }
+
+    fn start(
+        vfs: Arc<Vfs>,
+        device: Device,
+        negotiated: Negotiated,
+        readers: usize,
+        runtime: Handle,
+    ) -> io::Result<Self> {
+        let device = Arc::new(device);
+        vfs.set_kernel_cache(Arc::new(Notifier::start(&device)?));
+        let _inside = runtime.enter();
+        let requests = Arc::new(Mutex::new(events(&device)?));
+        let server = Arc::new(Server::new(device, vfs, runtime.clone()));
+        let (end, ends) = mpsc::unbounded_channel();
+        let size = (negotiated.max_write as usize).max(OTHER_REQUESTS) + HEADERS;
+        for _reader in 0..readers.max(1) {
+            let (server, requests, end) = (Arc::clone(&server), Arc::clone(&requests), end.clone());
+            runtime.spawn(async move {
+                // Nobody may be waiting any more.
+                let _unheard = end.send(read_requests(&server, &requests, size).await);
+            });
+        }
+        Ok(Self { negotiated, ends })
+    }
+
+    /// What was agreed on with the kernel: whoever is to [`Session::adopt`] the connection needs it.
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
     }
 
     /// Waits until the file system is unmounted.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn wait(self) -> io::Result<()> {
-        let ended = self.ended.await;
-        ended.unwrap_or_else(|_died| Err(io::Error::other("the thread of the session died")))
+    pub async fn wait(mut self) -> io::Result<()> {
+        let mut result = Ok(());
+        while let Some(end) = self.ends.recv().await {
+            result = result.and(end);
+        }
+        result
     }
+}
+
+/// An unmount is no request: it shows as an error.
+const EVENTS: Interest = Interest::READABLE.add(Interest::ERROR);
+
+/// Tells when there is something to read. To be called inside the runtime.
+#[expect(unsafe_code, reason = "only the caller knows that the descriptor stays open as long as it is waited for")]
+fn events(device: &Arc<Device>) -> io::Result<AsyncFd<Arc<Device>>> {
+    // SAFETY: a device has one descriptor, which is closed with it, and what is returned keeps the device.
+    unsafe { AsyncFd::register_with_interest(Arc::clone(device), EVENTS) }.map_err(io::Error::from)
+}
+
+/// Waits for INIT and answers it.
+fn handshake(device: &Device, more_wanted: u64, config: &FuseConfig) -> io::Result<Negotiated> {
+    let mut buffer = request_buffer(OTHER_REQUESTS);
+    let Some(size) = device.receive(&mut buffer)? else {
+        return Err(io::Error::new(io::ErrorKind::NotConnected, "it was unmounted before it was served"));
+    };
+    let request = Request::parse(&buffer[..size]).map_err(io::Error::other)?;
+    let Operation::Init(offer, more) = request.operation().map_err(io::Error::other)? else {
+        let why = format!("the first request has opcode {}, not INIT: it is served already", request.header.opcode);
+        return Err(io::Error::other(why));
+    };
+    let negotiated = Negotiated::new(&offer, &more, more_wanted, config).inspect_err(|_too_old| {
+        // The mount ends by that; the reason is in our error.
+        let _gone = device.send(request.header.unique, -libc::EPROTO, &[]);
+    })?;
+    device.send(request.header.unique, 0, &[negotiated.reply().as_bytes()])?;
+    debug!(?negotiated, kernel = offer.minor, ours = abi::KERNEL_MINOR_VERSION, "session begun");
+    Ok(negotiated)
+}
+
+async fn read_requests(server: &Server, requests: &Mutex<AsyncFd<Arc<Device>>>, size: usize) -> io::Result<()> {
+    let mut buffer = request_buffer(size);
+    loop {
+        let turn = requests.lock().await;
+        let Some(size) = serve_turn(server, &turn, &mut buffer).await? else { return Ok(()) };
+        drop(turn);
+        server.serve(&buffer[..size]);
+    }
+}
+
+/// Serves requests until one comes that is better served when the next reader has its turn: its length. `None`: the file
+/// system was unmounted.
+async fn serve_turn(server: &Server, requests: &AsyncFd<Arc<Device>>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut others_wait = false;
+    loop {
+        let mut ready = requests.ready(EVENTS).await?;
+        match server.device.try_receive(buffer)? {
+            Received::Unmounted => return Ok(None),
+            Received::Nothing => {
+                ready.clear_ready();
+                others_wait = false;
+            }
+            Received::Request(size) if others_wait && moves_data(&buffer[..size]) => return Ok(Some(size)),
+            Received::Request(size) => {
+                if server.serve(&buffer[..size]) == Served::Later {
+                    // To whoever sends it to the engine.
+                    yield_now().await;
+                }
+                // If not, there is nothing to read next.
+                others_wait = true;
+            }
+        }
+    }
+}
+
+/// Memory for requests, with every page present: if a process is killed while the kernel copies a request into a page
+/// that is not, the request is lost and its caller gets an error (instead of the request being sent again).
+fn request_buffer(size: usize) -> Vec<u8> {
+    // Zeroed memory would be mapped on first use only.
+    let mut buffer = vec![1; size];
+    buffer.fill(0);
+    buffer
 }

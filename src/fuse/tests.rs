@@ -1,20 +1,27 @@
 //! A real mount: needs root and `/dev/fuse`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use nix::unistd::{Whence, linkat};
 use stead_base::SystemClock;
 use stead_chunk::{ChunkConfig, ChunkStore};
 use stead_meta::Meta;
 use stead_meta::format::Format;
 use stead_meta::memory::MemoryStore;
 use stead_meta::ops::MetaOptions;
+use stead_object::{Failing, Fault, Op, Rule};
 use stead_vfs::{Vfs, VfsConfig};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -29,10 +36,38 @@ struct Mounted {
     runtime: Runtime,
 }
 
+/// What the clients of a volume share.
+#[derive(Clone)]
+struct Volume {
+    store: Arc<MemoryStore>,
+    objects: Arc<Failing>,
+}
+
+impl Volume {
+    fn new() -> Self {
+        let objects = Arc::new(Failing::new(Arc::new(stead_object::MemoryStore::new())));
+        Self { store: Arc::new(MemoryStore::new()), objects }
+    }
+
+    async fn open(&self) -> Arc<Vfs> {
+        let format = Format { trash_days: 0, ..Format::new("test", "mem", "memory") };
+        let format = Meta::write_format(&*self.store, &format, &SystemClock).await.unwrap();
+        let meta = Meta::new(Arc::clone(&self.store) as _, format, MetaOptions::default()).await.unwrap();
+        meta.start_session().await.unwrap();
+        let chunks = ChunkStore::open(ChunkConfig::default(), Arc::clone(&self.objects) as _).unwrap();
+        Vfs::new(VfsConfig { enable_ioctl: true, ..VfsConfig::default() }, meta, chunks, Arc::new(SystemClock))
+    }
+}
+
 impl Mounted {
     fn new(config: FuseConfig) -> Self {
+        Self::of(&Volume::new(), config)
+    }
+
+    /// One more client of a volume.
+    fn of(volume: &Volume, config: FuseConfig) -> Self {
         let runtime = Runtime::new().unwrap();
-        let vfs = runtime.block_on(volume());
+        let vfs = runtime.block_on(volume.open());
         let dir = tempfile::tempdir().unwrap();
         let fd = mount_at(dir.path());
         let session = Session::serve(Arc::clone(&vfs), fd, config, runtime.handle().clone()).unwrap();
@@ -62,17 +97,6 @@ impl Drop for Mounted {
             self.end();
         }
     }
-}
-
-async fn volume() -> Arc<Vfs> {
-    let store = Arc::new(MemoryStore::new());
-    let format = Format { trash_days: 0, ..Format::new("test", "mem", "memory") };
-    let format = Meta::write_format(&*store, &format, &SystemClock).await.unwrap();
-    let meta = Meta::new(store, format, MetaOptions::default()).await.unwrap();
-    meta.start_session().await.unwrap();
-    let objects = Arc::new(stead_object::MemoryStore::new());
-    let chunks = ChunkStore::open(ChunkConfig::default(), objects).unwrap();
-    Vfs::new(VfsConfig::default(), meta, chunks, Arc::new(SystemClock))
 }
 
 fn mount_at(dir: &Path) -> OwnedFd {
@@ -202,7 +226,7 @@ fn a_session_ends_with_its_mount_and_nothing_is_lost() {
 
 #[test]
 fn threads_work_at_the_same_time() {
-    let mounted = Mounted::new(FuseConfig { threads: 2, max_write: 1 << 20, ..FuseConfig::default() });
+    let mounted = Mounted::new(FuseConfig { readers: 2, max_write: 1 << 20, ..FuseConfig::default() });
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let dir = mounted.path(&format!("{thread}"));
@@ -218,13 +242,259 @@ fn threads_work_at_the_same_time() {
     });
 }
 
+fn seek(file: &File, offset: i64, whence: Whence) -> nix::Result<i64> {
+    nix::unistd::lseek(file, offset, whence)
+}
+
+#[test]
+fn holes_and_data_are_found() {
+    let mounted = Mounted::new(FuseConfig::default());
+    let file = File::create(mounted.path("sparse")).unwrap();
+    let far = 3 * (64 << 20) + 5000;
+    file.write_all_at(&[1; 10_000], 100_000).unwrap();
+    file.write_all_at(&[1; 10_000], far).unwrap();
+    let far = i64::try_from(far).unwrap();
+    for committed in [false, true] {
+        if committed {
+            file.sync_all().unwrap();
+        }
+        assert_eq!(seek(&file, 0, Whence::SeekHole), Ok(0), "committed: {committed}");
+        assert_eq!(seek(&file, 0, Whence::SeekData), Ok(100_000));
+        assert_eq!(seek(&file, 100_500, Whence::SeekHole), Ok(110_000));
+        assert_eq!(seek(&file, 110_000, Whence::SeekData), Ok(far));
+        assert_eq!(seek(&file, far, Whence::SeekHole), Ok(far + 10_000));
+        assert_eq!(seek(&file, far + 10_000, Whence::SeekData), Err(Errno::ENXIO));
+    }
+    file.set_len(1 << 40).unwrap();
+    assert_eq!(seek(&file, far, Whence::SeekHole), Ok(far + 10_000));
+}
+
+#[test]
+fn what_another_client_writes_is_seen_at_the_next_open() {
+    let volume = Volume::new();
+    let (one, two) = (Mounted::of(&volume, FuseConfig::default()), Mounted::of(&volume, FuseConfig::default()));
+    for round in 0..20 {
+        let text = format!("{round:10}").repeat(1000);
+        fs::write(one.path("file"), &text).unwrap();
+        assert_eq!(fs::read_to_string(two.path("file")).unwrap(), text);
+        fs::write(two.path("file"), text.to_uppercase() + "more").unwrap();
+        assert_eq!(fs::read_to_string(one.path("file")).unwrap(), text.to_uppercase() + "more");
+    }
+}
+
+#[test]
+fn an_open_file_shows_what_another_client_writes_in_place() {
+    let volume = Volume::new();
+    let (one, two) = (Mounted::of(&volume, FuseConfig::default()), Mounted::of(&volume, FuseConfig::default()));
+    fs::write(one.path("file"), [b'a'; 10_000]).unwrap();
+    let reader = File::open(two.path("file")).unwrap();
+    let read = |at| {
+        let mut byte = [0];
+        reader.read_exact_at(&mut byte, at).map(|()| byte[0])
+    };
+    assert_eq!(read(5000).unwrap(), b'a');
+    let writer = OpenOptions::new().write(true).open(one.path("file")).unwrap();
+    writer.write_all_at(b"b", 5000).unwrap();
+    writer.sync_all().unwrap();
+    eventually(|| read(5000).unwrap() == b'b');
+    // The page that was the last one ends in zeros until it is dropped.
+    writer.write_all_at(&[b'c'; 1000], 10_000).unwrap();
+    writer.sync_all().unwrap();
+    eventually(|| reader.metadata().unwrap().len() == 11_000);
+    assert_eq!(read(10_001).unwrap(), b'c');
+}
+
+fn eventually(mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(10), "not within ten seconds");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn pages_survive_own_writes() {
+    let mounted = Mounted::new(FuseConfig::default());
+    let path = mounted.path("file");
+    fs::write(&path, vec![1; 1 << 20]).unwrap();
+    let reads =
+        || mounted.vfs.stats().all().find(|(op, ..)| *op == stead_vfs::Op::Read).map_or(0, |(_, count, ..)| count);
+    assert_eq!(fs::read(&path).unwrap().len(), 1 << 20);
+    let before = reads();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    file.write_all_at(&[2; 4096], 0).unwrap();
+    file.sync_all().unwrap();
+    file.metadata().unwrap();
+    drop(file);
+    assert_eq!(fs::read(&path).unwrap()[4000..5000], [[2; 96].as_slice(), &[1; 904]].concat());
+    assert_eq!(reads(), before, "everything came from the kernel's pages");
+}
+
+/// A process that waits for the lock of a file.
+fn waiter(path: &Path) -> Child {
+    let child = Command::new("flock").arg(path).arg("true").spawn().expect("flock(1) of util-linux");
+    let stack = format!("/proc/{}/wchan", child.id());
+    eventually(|| fs::read_to_string(&stack).is_ok_and(|wchan| wchan.contains("request_wait_answer")));
+    child
+}
+
+#[test]
+fn flock_holds_between_clients_and_its_wait_can_be_interrupted() {
+    let volume = Volume::new();
+    let (one, two) = (Mounted::of(&volume, FuseConfig::default()), Mounted::of(&volume, FuseConfig::default()));
+    let file = File::create(one.path("file")).unwrap();
+    let lock = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+    let other = File::open(two.path("file")).unwrap();
+    let (other, refused) = Flock::lock(other, FlockArg::LockExclusiveNonblock).unwrap_err();
+    assert_eq!(refused, Errno::EAGAIN);
+    let mut killed = waiter(&two.path("file"));
+    killed.kill().unwrap();
+    let began = Instant::now();
+    killed.wait().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let mut patient = waiter(&two.path("file"));
+    drop(lock);
+    assert!(patient.wait().unwrap().success());
+    Flock::lock(other, FlockArg::LockExclusiveNonblock).expect("the waiter that was killed has no lock");
+}
+
+#[test]
+fn locks_of_ranges_hold_between_clients() {
+    let volume = Volume::new();
+    let (one, two) = (Mounted::of(&volume, FuseConfig::default()), Mounted::of(&volume, FuseConfig::default()));
+    fs::write(one.path("file"), "0123456789").unwrap();
+    let open = |mounted: &Mounted| OpenOptions::new().read(true).write(true).open(mounted.path("file")).unwrap();
+    let (ours, theirs) = (open(&one), open(&two));
+    let range = |kind: i32, start, len| libc::flock {
+        l_type: i16::try_from(kind).unwrap(),
+        l_whence: 0,
+        l_start: start,
+        l_len: len,
+        l_pid: 0,
+    };
+    fcntl(&ours, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, 0, 5))).unwrap();
+    assert_eq!(fcntl(&theirs, FcntlArg::F_OFD_SETLK(&range(libc::F_RDLCK, 4, 1))), Err(Errno::EAGAIN));
+    fcntl(&theirs, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, 5, 5))).unwrap();
+    let mut asked = range(libc::F_WRLCK, 0, 0);
+    fcntl(&theirs, FcntlArg::F_OFD_GETLK(&mut asked)).unwrap();
+    assert_eq!((i32::from(asked.l_type), asked.l_start, asked.l_len), (libc::F_WRLCK, 0, 5));
+    drop(ours);
+    eventually(|| fcntl(&theirs, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, 0, 10))).is_ok());
+}
+
+#[test]
+fn ranges_are_copied_by_the_volume() {
+    let mounted = Mounted::new(FuseConfig::default());
+    let content: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+    fs::write(mounted.path("from"), &content).unwrap();
+    let (mut from, mut to) = (File::open(mounted.path("from")).unwrap(), File::create(mounted.path("to")).unwrap());
+    from.seek(SeekFrom::Start(1000)).unwrap();
+    to.seek(SeekFrom::Start(50)).unwrap();
+    // Which is copy_file_range(2) between files.
+    assert_eq!(std::io::copy(&mut from.take(200_000), &mut to).unwrap(), 200_000);
+    let copy = fs::read(mounted.path("to")).unwrap();
+    assert_eq!(copy, [&[0; 50][..], &content[1000..201_000]].concat());
+    let asked = mounted.vfs.stats().all().any(|(op, ..)| op == stead_vfs::Op::CopyFileRange);
+    assert!(asked, "the kernel did not copy by itself");
+}
+
+#[test]
+fn a_running_program_is_not_truncated() {
+    let mounted = Mounted::new(FuseConfig::default());
+    let program = mounted.path("sleep");
+    fs::copy("/bin/sleep", &program).unwrap();
+    for _ in 0..10 {
+        let mut running = Command::new(&program).arg("60").spawn().unwrap();
+        // Rust's own OpenOptions refuse what Linux has a meaning for.
+        let flags = OFlag::O_RDONLY | OFlag::O_TRUNC;
+        assert_eq!(nix::fcntl::open(&program, flags, Mode::empty()).unwrap_err(), Errno::ETXTBSY);
+        assert!(running.try_wait().unwrap().is_none(), "it runs on");
+        running.kill().unwrap();
+        running.wait().unwrap();
+    }
+    assert_eq!(fs::read(&program).unwrap(), fs::read("/bin/sleep").unwrap());
+}
+
+#[test]
+fn chattr_makes_a_file_immutable() {
+    let mounted = Mounted::new(FuseConfig::default());
+    fs::write(mounted.path("file"), "x").unwrap();
+    let chattr = |flag| Command::new("chattr").arg(flag).arg(mounted.path("file")).status().unwrap().success();
+    assert!(chattr("+i"));
+    let refused = OpenOptions::new().write(true).open(mounted.path("file")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    assert!(chattr("-i"));
+    fs::write(mounted.path("file"), "y").unwrap();
+}
+
+#[test]
+fn a_file_without_a_name_gets_one_or_goes() {
+    let mounted = Mounted::new(FuseConfig::default());
+    let open = || OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(mounted.dir.path()).unwrap();
+    let (kept, gone) = (open(), open());
+    (&kept).write_all(b"kept").unwrap();
+    (&gone).write_all(b"gone").unwrap();
+    assert_eq!(kept.metadata().unwrap().nlink(), 0);
+    let path = format!("/proc/self/fd/{}", kept.as_raw_fd());
+    linkat(AT_FDCWD, &*path, AT_FDCWD, &mounted.path("name"), AtFlags::AT_SYMLINK_FOLLOW).unwrap();
+    drop((kept, gone));
+    assert_eq!(fs::read_to_string(mounted.path("name")).unwrap(), "kept");
+    assert_eq!(fs::read_dir(mounted.dir.path()).unwrap().count(), 5, "and the virtual files");
+}
+
+#[test]
+fn a_read_from_a_dead_store_can_be_interrupted() {
+    let volume = Volume::new();
+    let one = Mounted::of(&volume, FuseConfig::default());
+    fs::write(one.path("file"), [1; 4096]).unwrap();
+    let two = Mounted::of(&volume, FuseConfig::default());
+    volume.objects.add(Rule::on(Op::Get).fault(Fault::Hang));
+    // Past the page cache, where only an answer ends the wait.
+    let from = format!("if={}", two.path("file").display());
+    let mut reader = Command::new("dd").args([&*from, "of=/dev/null", "iflag=direct", "status=none"]).spawn().unwrap();
+    let wchan = format!("/proc/{}/wchan", reader.id());
+    // Where it sleeps has no name on every kernel and at every time: after two seconds it certainly waits.
+    let started = Instant::now();
+    let waits = || fs::read_to_string(&wchan).is_ok_and(|wchan| wchan.contains("request_wait_answer"));
+    while started.elapsed() < Duration::from_secs(2) && !waits() {
+        std::thread::yield_now();
+    }
+    assert!(reader.try_wait().unwrap().is_none(), "nobody answers the read");
+    reader.kill().unwrap();
+    let began = Instant::now();
+    reader.wait().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    volume.objects.heal();
+    assert_eq!(fs::read(two.path("file")).unwrap(), [1; 4096]);
+}
+
+#[test]
+fn a_listing_can_be_left_and_taken_up_while_entries_go() {
+    let mounted = Mounted::new(FuseConfig::default());
+    let dir = mounted.path("d");
+    fs::create_dir(&dir).unwrap();
+    for n in 0..3000 {
+        File::create(dir.join(format!("{n}"))).unwrap();
+    }
+    let mut seen = BTreeSet::new();
+    for (count, entry) in fs::read_dir(&dir).unwrap().enumerate() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if count % 2 == 0 {
+            fs::remove_file(dir.join(&name)).unwrap();
+        }
+        assert!(seen.insert(name), "each name once");
+    }
+    assert_eq!(seen.len(), 3000, "what was removed hid nothing else");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1500);
+}
+
 /// Not a test of behaviour: prints what the adapter can do with everything in memory.
 #[test]
 #[ignore = "a measurement, to be run alone in release mode"]
 fn measure() {
-    for (threads, max_write) in [(1, 128 << 10), (2, 128 << 10), (1, 1 << 20), (2, 1 << 20)] {
-        let mounted = Mounted::new(FuseConfig { threads, max_write, ..FuseConfig::default() });
-        println!("threads {threads}, max_write {} KiB", max_write >> 10);
+    for (readers, max_write) in [(1, 128 << 10), (2, 128 << 10), (1, 1 << 20), (2, 1 << 20)] {
+        let mounted = Mounted::new(FuseConfig { readers, max_write, ..FuseConfig::default() });
+        println!("readers {readers}, max_write {} KiB", max_write >> 10);
         measure_names(&mounted);
         measure_data(&mounted);
     }

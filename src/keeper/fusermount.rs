@@ -60,8 +60,13 @@ fn options(spec: &MountSpec) -> String {
     // The helper separates options by commas; a backslash keeps one inside a value.
     let source = spec.source.replace('\\', "\\\\").replace(',', "\\,");
     let mut options = format!("fsname={source},subtype=juicefs,nosuid,nodev");
-    let chosen =
-        [(spec.default_permissions, "default_permissions"), (spec.allow_other, "allow_other"), (spec.read_only, "ro")];
+    let chosen = [
+        (spec.default_permissions, "default_permissions"),
+        (spec.allow_other, "allow_other"),
+        (spec.read_only, "ro"),
+        (spec.no_exec, "noexec"),
+        (spec.no_atime, "noatime"),
+    ];
     for (_, name) in chosen.into_iter().filter(|(wanted, _)| *wanted) {
         options.push(',');
         options.push_str(name);

@@ -33,6 +33,10 @@ pub struct MountSpec {
     pub user_id: u32,
     /// Likewise.
     pub group_id: u32,
+    /// No program in it is run.
+    pub no_exec: bool,
+    /// Shown as such: the kernel keeps no access times of FUSE files in any case.
+    pub no_atime: bool,
 }
 
 impl MountSpec {
@@ -46,7 +50,24 @@ impl MountSpec {
             default_permissions: true,
             user_id: nix::unistd::geteuid().as_raw(),
             group_id: nix::unistd::getegid().as_raw(),
+            no_exec: false,
+            no_atime: false,
         }
+    }
+
+    /// Applies options of mount(8), the last one of a kind; those that change nothing about a FUSE mount are passed over.
+    #[must_use]
+    pub fn with_options(mut self, options: &[String]) -> Self {
+        for option in options {
+            match option.as_str() {
+                "noexec" => self.no_exec = true,
+                "exec" => self.no_exec = false,
+                "noatime" => self.no_atime = true,
+                "atime" | "relatime" => self.no_atime = false,
+                _ => {}
+            }
+        }
+        self
     }
 
     fn data(&self, device: BorrowedFd<'_>) -> String {
@@ -79,6 +100,8 @@ pub fn open_device() -> Result<OwnedFd> {
 pub fn mount(device: BorrowedFd<'_>, dir: &Path, spec: &MountSpec) -> Result<()> {
     let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     flags.set(MsFlags::MS_RDONLY, spec.read_only);
+    flags.set(MsFlags::MS_NOEXEC, spec.no_exec);
+    flags.set(MsFlags::MS_NOATIME, spec.no_atime);
     nix::mount::mount(Some(&*spec.source), dir, Some(FS_TYPE), flags, Some(&*spec.data(device)))
         .map_err(|errno| Error::call("mount FUSE on", dir, errno))
 }

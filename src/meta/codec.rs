@@ -1,5 +1,5 @@
 //! The byte forms of records that every engine of the format shares: attributes, entries, slice records, quota limits,
-//! directory statistics.
+//! directory statistics, locks, access control lists.
 //!
 //! All numbers are big endian (format.md, conventions). Encoding is byte-identical to what the Go client writes;
 //! decoding takes bytes from outside, so it never panics: what it cannot read is an [`Error::Corrupt`] that names the
@@ -7,10 +7,10 @@
 
 use std::fmt;
 
-use stead_base::{Ino, SliceId, Timestamp};
+use stead_base::{Ino, SessionId, SliceId, Timestamp};
 
 use crate::error::{Error, Result};
-use crate::records::{Attr, DirStat, Entry, NodeType, Quota, Slice};
+use crate::records::{AclRule, Attr, DirStat, Entry, LockKind, LockOwner, LockRange, NodeType, Quota, Slice};
 
 /// Bytes of one slice record.
 pub const SLICE_BYTES: usize = 24;
@@ -18,6 +18,10 @@ pub const SLICE_BYTES: usize = 24;
 pub const ENTRY_BYTES: usize = 9;
 /// Bytes of a (slice, size) pair in a list of delayed slices.
 pub const DELAYED_BYTES: usize = 12;
+/// Bytes of a lock on a range.
+pub const PLOCK_BYTES: usize = 24;
+/// Bytes of a named user or group of an access control list.
+pub const ACL_ENTRY_BYTES: usize = 6;
 
 /// The attribute value of format.md §2.3: 72 bytes, 73 with a tier, 80 with ACL ids, 81 with both.
 pub fn encode_attr(attr: &Attr) -> Vec<u8> {
@@ -206,10 +210,118 @@ pub fn decode_dir_stat(key: &dyn fmt::Display, bytes: &[u8]) -> Result<DirStat> 
 
 /// A number as Redis keeps it: signed decimal text.
 pub fn decode_number(key: &dyn fmt::Display, bytes: &[u8]) -> Result<i64> {
-    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(32)]).into_owned();
-        corrupt(key, format!("{shown:?} is no decimal number"))
-    })
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| corrupt(key, format!("{:?} is no decimal number", shown(bytes))))
+}
+
+/// The beginning of what was found, for a message.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(32)]).into_owned()
+}
+
+/// A lock of a whole file as Redis and SQL keep it: the letter R or W (format.md §2.1).
+pub fn encode_flock(kind: LockKind) -> [u8; 1] {
+    match kind {
+        LockKind::Read => *b"R",
+        LockKind::Write => *b"W",
+    }
+}
+
+/// Reads a lock of a whole file.
+pub fn decode_flock(key: &dyn fmt::Display, bytes: &[u8]) -> Result<LockKind> {
+    match bytes {
+        b"R" => Ok(LockKind::Read),
+        b"W" => Ok(LockKind::Write),
+        _ => Err(corrupt(key, format!("lock {:?}, expected R or W", shown(bytes)))),
+    }
+}
+
+/// An owner's locks of ranges: 24 bytes each (format.md §2.11).
+pub fn encode_plocks(ranges: &[LockRange]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ranges.len() * PLOCK_BYTES);
+    for range in ranges {
+        put32(&mut out, range.kind as u32);
+        put32(&mut out, range.pid);
+        put64(&mut out, range.start);
+        put64(&mut out, range.end);
+    }
+    out
+}
+
+/// Reads an owner's locks of ranges.
+pub fn decode_plocks(key: &dyn fmt::Display, bytes: &[u8]) -> Result<Vec<LockRange>> {
+    records(key, bytes, PLOCK_BYTES)?
+        .map(|record| {
+            let mut from = Fields { key, rest: record };
+            let kind = match from.take32()? {
+                0 => LockKind::Read,
+                1 => LockKind::Write,
+                other => return Err(corrupt(key, format!("lock kind {other}, expected 0 or 1"))),
+            };
+            Ok(LockRange { kind, pid: from.take32()?, start: from.take64()?, end: from.take64()? })
+        })
+        .collect()
+}
+
+/// Who holds a lock, as a field of Redis: `{sid}_{owner as 16 upper-case hexadecimal digits}` (format.md §2.11).
+pub fn encode_lock_owner(owner: LockOwner) -> String {
+    format!("{}_{:016X}", owner.sid, owner.owner)
+}
+
+/// Reads who holds a lock.
+pub fn decode_lock_owner(key: &dyn fmt::Display, field: &[u8]) -> Result<LockOwner> {
+    let parsed = std::str::from_utf8(field).ok().and_then(|text| {
+        let (sid, owner) = text.split_once('_')?;
+        Some(LockOwner { sid: SessionId(sid.parse().ok()?), owner: u64::from_str_radix(owner, 16).ok()? })
+    });
+    parsed.ok_or_else(|| corrupt(key, format!("lock owner {:?}, expected session_owner", shown(field))))
+}
+
+/// An access control list as Redis and KV keep it (format.md §7.5).
+pub fn encode_acl(rule: &AclRule) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16 + (rule.users.len() + rule.groups.len()) * ACL_ENTRY_BYTES);
+    for permissions in [rule.owner, rule.group, rule.mask, rule.other] {
+        put16(&mut out, permissions);
+    }
+    for named in [&rule.users, &rule.groups] {
+        put32(&mut out, u32::try_from(named.len()).expect("a list in memory is shorter"));
+        out.extend(encode_acl_entries(named));
+    }
+    out
+}
+
+/// Reads an access control list.
+pub fn decode_acl(key: &dyn fmt::Display, bytes: &[u8]) -> Result<AclRule> {
+    let mut from = Fields { key, rest: bytes };
+    let (owner, group, mask, other) = (from.take16()?, from.take16()?, from.take16()?, from.take16()?);
+    let (users, groups) = (from.take_acl_entries()?, from.take_acl_entries()?);
+    if from.rest.is_empty() {
+        Ok(AclRule { owner, group, mask, other, users, groups })
+    } else {
+        Err(corrupt(key, format!("{} bytes too many", from.rest.len())))
+    }
+}
+
+/// Named users or groups as the SQL engines keep them: n × (id, permissions), 6 bytes each (format.md §4).
+pub fn encode_acl_entries(named: &[(u32, u16)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(named.len() * ACL_ENTRY_BYTES);
+    for (id, permissions) in named {
+        put32(&mut out, *id);
+        put16(&mut out, *permissions);
+    }
+    out
+}
+
+/// Reads named users or groups.
+pub fn decode_acl_entries(key: &dyn fmt::Display, bytes: &[u8]) -> Result<Vec<(u32, u16)>> {
+    records(key, bytes, ACL_ENTRY_BYTES)?
+        .map(|record| {
+            let mut from = Fields { key, rest: record };
+            Ok((from.take32()?, from.take16()?))
+        })
+        .collect()
 }
 
 /// Reads the number of a node type.
@@ -279,6 +391,17 @@ impl<'a> Fields<'a> {
 
     fn take64(&mut self) -> Result<u64> {
         Ok(u64::from_be_bytes(self.take()?))
+    }
+
+    /// A count and as many named users or groups.
+    fn take_acl_entries(&mut self) -> Result<Vec<(u32, u16)>> {
+        let count = self.take32()? as usize;
+        let bytes = count.checked_mul(ACL_ENTRY_BYTES).and_then(|length| self.rest.split_at_checked(length));
+        let Some((entries, rest)) = bytes else {
+            return Err(corrupt(self.key, format!("{count} named entries in {} bytes", self.rest.len())));
+        };
+        self.rest = rest;
+        decode_acl_entries(self.key, entries)
     }
 
     fn take_time(&mut self) -> Result<Timestamp> {

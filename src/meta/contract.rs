@@ -1,5 +1,9 @@
 //! What every [`Store`] must keep, as one suite: each implementation runs [`check`] on an empty engine in its tests.
 
+mod owned;
+mod scans;
+mod together;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,15 +29,22 @@ pub(crate) async fn check(store: Arc<dyn Store>) {
     slice_references(s).await;
     deleted_and_delayed(s).await;
     sessions(s).await;
+    owned::locks(s).await;
+    owned::locks_go_with_their_session(s).await;
+    owned::access_lists(s).await;
+    owned::detached_trees(s).await;
+    owned::quotas_of_owners(s).await;
     jobs(s).await;
-    listing_is_paged(s).await;
+    scans::listing_is_paged(s).await;
+    scans::scans_find_everything(s).await;
+    scans::a_scan_finds_what_stays_while_others_write(&store).await;
     a_failing_body_writes_nothing(s).await;
     a_body_sees_the_state_before_it(s).await;
     read_keeps_the_order(s).await;
-    increments_are_not_lost(&store).await;
-    one_of_many_creates(&store).await;
-    an_emptiness_check_holds(&store).await;
-    numbers_are_given_once(&store).await;
+    together::increments_are_not_lost(&store).await;
+    together::one_of_many_creates(&store).await;
+    together::an_emptiness_check_holds(&store).await;
+    together::numbers_are_given_once(&store).await;
     a_settings_change_is_seen(s).await;
     store.sync().await.expect("sync");
     store.erase().await.expect("erase");
@@ -258,7 +269,10 @@ async fn usage(s: &dyn Store) {
     let used = Quota { used_space: 12288, used_inodes: 0, ..quota };
     assert_eq!(get(s, Key::DirQuota(dir)).await, Some(Record::Quota(used)));
     assert_eq!(s.list_quotas().await.expect("list_quotas"), [(dir, used)]);
-    put(s, vec![Write::DelDirStat(dir), Write::DelDirQuota(dir)]).await;
+    put(s, vec![Write::ClearDirStats]).await;
+    assert_eq!(get(s, Key::DirStat(dir)).await, None);
+    assert_eq!(get(s, Key::DirQuota(dir)).await, Some(Record::Quota(used)), "quotas are something else");
+    put(s, vec![Write::SetDirStat(dir, delta), Write::DelDirStat(dir), Write::DelDirQuota(dir)]).await;
     assert_eq!(get(s, Key::DirStat(dir)).await, None);
     assert_eq!(get(s, Key::DirQuota(dir)).await, None);
     assert!(s.list_quotas().await.expect("list_quotas").is_empty());
@@ -342,56 +356,6 @@ async fn jobs(s: &dyn Store) {
     assert!(other, "jobs are apart");
 }
 
-async fn listing_is_paged(s: &dyn Store) {
-    let dir = Ino(20);
-    let names: Vec<Name> = (0..1100u32)
-        .map(|n| match n {
-            0 => Name::entry(b"\xff\xfe\x01").expect("any bytes"),
-            1 => Name::entry(&[b'n'; 255]).expect("255 bytes"),
-            2 => Name::entry(b"A").expect("valid"),
-            3 => Name::entry(b"a").expect("names differ by case"),
-            n => name(&format!("file-{n}")),
-        })
-        .collect();
-    let entry = |n: u64| Entry { kind: NodeType::File, ino: Ino(1000 + n) };
-    let mut writes = Vec::new();
-    for (n, name) in (0u64..).zip(&names) {
-        writes.push(Write::SetEntry(dir, name.clone(), entry(n)));
-        if n != 5 {
-            writes.push(Write::SetAttr(entry(n).ino, attr(NodeType::File, n)));
-        }
-    }
-    put(s, writes).await;
-    for with_attrs in [false, true] {
-        let found = list_all(s, dir, with_attrs, 64).await;
-        assert_eq!(found.len(), names.len(), "every name once it is reduced by name");
-        for (n, name) in (0u64..).zip(&names) {
-            let listed = &found[name];
-            assert_eq!(listed.entry, entry(n));
-            let expected = (with_attrs && n != 5).then(|| attr(NodeType::File, n));
-            assert_eq!(listed.attr, expected, "{name:?}");
-        }
-    }
-    let mut writes = Vec::new();
-    for (n, name) in (0u64..).zip(&names) {
-        writes.extend([Write::DelEntry(dir, name.clone()), Write::DelAttr(entry(n).ino)]);
-    }
-    put(s, writes).await;
-    assert!(list_all(s, dir, true, 10).await.is_empty());
-}
-
-async fn list_all(s: &dyn Store, dir: Ino, with_attrs: bool, limit: usize) -> BTreeMap<Name, Listed> {
-    let (mut found, mut from) = (BTreeMap::new(), Cursor::default());
-    loop {
-        let page = s.list_entries(dir, with_attrs, from, limit).await.expect("list_entries");
-        found.extend(page.items.into_iter().map(|item| (item.name.clone(), item)));
-        match page.next {
-            Some(next) => from = next,
-            None => return found,
-        }
-    }
-}
-
 async fn a_failing_body_writes_nothing(s: &dyn Store) {
     let failed = transact::<(), _>(s, TxOptions::default(), |txn| {
         txn.write(Write::SetAttr(Ino(21), attr(NodeType::File, 0)));
@@ -444,117 +408,6 @@ async fn read_keeps_the_order(s: &dyn Store) {
     assert_eq!(lengths, [Some(25), None, Some(24), Some(25)]);
     assert!(s.read(&[]).await.expect("read nothing").is_empty());
     put(s, vec![Write::DelAttr(Ino(24)), Write::DelAttr(Ino(25))]).await;
-}
-
-/// Runs `work` in 16 tasks at the same time.
-async fn together<T, F, Fut>(store: &Arc<dyn Store>, work: F) -> Vec<T>
-where
-    T: Send + 'static,
-    F: Fn(Arc<dyn Store>, u64) -> Fut,
-    Fut: Future<Output = T> + Send + 'static,
-{
-    let tasks: Vec<_> = (0..16).map(|n| tokio::spawn(work(Arc::clone(store), n))).collect();
-    let mut results = Vec::new();
-    for task in tasks {
-        results.push(task.await.expect("no task panics"));
-    }
-    results
-}
-
-async fn increments_are_not_lost(store: &Arc<dyn Store>) {
-    let ino = Ino(26);
-    put(store.as_ref(), vec![Write::SetAttr(ino, attr(NodeType::File, 0))]).await;
-    together(store, |store, _n| async move {
-        for _round in 0..5 {
-            let step = move |txn: &mut Txn<'_>| {
-                let mut attr = txn.attr(ino)?.ok_or(Error::NoInode { ino })?;
-                attr.length += 1;
-                txn.write(Write::SetAttr(ino, attr));
-                txn.write(Write::AddCounter(Counter::UsedSpace, 1));
-                Ok(())
-            };
-            transact(store.as_ref(), TxOptions::default(), step).await.expect("commits");
-        }
-    })
-    .await;
-    let Some(Record::Attr(last)) = get(store.as_ref(), Key::Attr(ino)).await else {
-        panic!("the attributes are there");
-    };
-    assert_eq!(last.length, 80, "16 tasks with 5 increments each");
-    assert_eq!(within(store.as_ref(), |txn| txn.counter(Counter::UsedSpace)).await, 80);
-    put(store.as_ref(), vec![Write::DelAttr(ino), Write::AddCounter(Counter::UsedSpace, -80)]).await;
-}
-
-async fn one_of_many_creates(store: &Arc<dyn Store>) {
-    let dir = Ino(27);
-    let won = together(store, |store, n| async move {
-        let made = transact(store.as_ref(), TxOptions::default(), move |txn| {
-            if let Some(found) = txn.entry(dir, &name("same"))? {
-                return Ok((false, found.ino));
-            }
-            let ino = Ino(2000 + n);
-            let entry = Entry { kind: NodeType::File, ino };
-            txn.write(Write::SetEntry(dir, name("same"), entry));
-            txn.write(Write::AddCounter(Counter::TotalInodes, 1));
-            Ok((true, ino))
-        });
-        made.await.expect("ends well")
-    })
-    .await;
-    let makers: Vec<Ino> = won.iter().filter(|(made, _ino)| *made).map(|(_made, ino)| *ino).collect();
-    assert_eq!(makers.len(), 1, "{won:?}");
-    assert!(won.iter().all(|(_made, ino)| *ino == makers[0]), "all see the same: {won:?}");
-    assert_eq!(within(store.as_ref(), |txn| txn.counter(Counter::TotalInodes)).await, 1);
-    put(store.as_ref(), vec![Write::DelEntry(dir, name("same")), Write::AddCounter(Counter::TotalInodes, -1)]).await;
-}
-
-/// Some remove an empty directory while others put names into it: never may a name be left in a removed one.
-async fn an_emptiness_check_holds(store: &Arc<dyn Store>) {
-    for round in 0..8u64 {
-        let dir = Ino(3000 + round);
-        put(store.as_ref(), vec![Write::SetAttr(dir, attr(NodeType::Directory, 4096))]).await;
-        together(store, |store, n| async move {
-            let step = move |txn: &mut Txn<'_>| {
-                txn.prime(&[Key::Attr(dir), Key::AnyEntry(dir)])?;
-                let Some(attr) = txn.attr(dir)? else { return Ok(()) };
-                if n % 2 == 0 {
-                    let entry = Entry { kind: NodeType::File, ino: Ino(5000 + n) };
-                    txn.write(Write::SetAttr(dir, attr));
-                    txn.write(Write::SetEntry(dir, name(&format!("n{n}")), entry));
-                } else if !txn.has_entries(dir)? {
-                    txn.write(Write::DelAttr(dir));
-                }
-                Ok(())
-            };
-            transact(store.as_ref(), TxOptions::default(), step).await.expect("ends well");
-        })
-        .await;
-        let removed = get(store.as_ref(), Key::Attr(dir)).await.is_none();
-        let found = list_all(store.as_ref(), dir, false, 100).await;
-        assert!(!removed || found.is_empty(), "round {round}: {} names are lost", found.len());
-        let mut clean: Vec<Write> = found.into_keys().map(|name| Write::DelEntry(dir, name)).collect();
-        clean.push(Write::DelAttr(dir));
-        put(store.as_ref(), clean).await;
-    }
-}
-
-async fn numbers_are_given_once(store: &Arc<dyn Store>) {
-    for (counter, count) in [(Counter::NextInode, 10), (Counter::NextChunk, 4096), (Counter::NextSession, 1)] {
-        let given = together(store, |store, _n| async move {
-            let mut firsts = Vec::new();
-            for _round in 0..5 {
-                firsts.push(store.allocate(counter, count).await.expect("allocate"));
-            }
-            firsts
-        })
-        .await;
-        let mut firsts: Vec<u64> = given.into_iter().flatten().collect();
-        firsts.sort_unstable();
-        assert!(firsts[0] > 0 || counter == Counter::NextInode, "0 is no number: {counter:?}");
-        for pair in firsts.windows(2) {
-            assert!(pair[1] - pair[0] >= count, "{counter:?}: {pair:?} overlap");
-        }
-    }
 }
 
 async fn a_settings_change_is_seen(s: &dyn Store) {

@@ -2,6 +2,8 @@
 
 use stead_base::{Ino, SessionId};
 
+use crate::records::Principal;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -37,6 +39,8 @@ pub enum Error {
     NoSpace { what: &'static str, limit: u64 },
     #[error("quota of directory {dir} exceeded: {what} limit {limit}")]
     QuotaExceeded { dir: Ino, what: &'static str, limit: i64 },
+    #[error("quota of {of:?} exceeded: {what} limit {limit}")]
+    OwnerQuotaExceeded { of: Principal, what: &'static str, limit: i64 },
     #[error("inode {ino} has no extended attribute {name:?}")]
     NoXattr { ino: Ino, name: String },
     #[error("inode {ino} has an extended attribute {name:?} already")]
@@ -45,6 +49,9 @@ pub enum Error {
     TooLarge { length: usize, limit: usize },
     #[error("{what} is not supported")]
     NotSupported { what: &'static str },
+    /// Whoever asked for it does not want it any more.
+    #[error("interrupted")]
+    Interrupted,
     #[error("the volume is mounted read-only")]
     ReadOnly,
     #[error("session {sid} is gone")]

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use stead_base::{Ino, SessionId, SliceId};
 
 use crate::error::{Error, Result};
-use crate::records::{Attr, Counter, Entry, Job, Key, Name, Quota, Record};
+use crate::records::{AclRule, Attr, Counter, Entry, Job, Key, LockTable, Name, Principal, Quota, Record, Slice};
 use crate::store::{
     Body, Check, Cursor, Listed, Outcome, Page, SessionRecord, Source, Step, Stop, Store, TxOptions, Txn,
 };
@@ -78,8 +78,8 @@ impl MemoryStore {
     }
 
     async fn run_remotely(&self, body: &mut Body) -> Result<Outcome> {
-        for _attempt in 0..ATTEMPTS {
-            if let Some(outcome) = self.attempt(body).await {
+        for attempt in 0..ATTEMPTS {
+            if let Some(outcome) = self.attempt(body, attempt == 0).await {
                 return outcome;
             }
             tokio::task::yield_now().await;
@@ -88,8 +88,8 @@ impl MemoryStore {
     }
 
     /// One attempt; `None` when something that was read has changed meanwhile.
-    async fn attempt(&self, body: &mut Body) -> Option<Result<Outcome>> {
-        let mut fetched = Fetched::default();
+    async fn attempt(&self, body: &mut Body, optimistic: bool) -> Option<Result<Outcome>> {
+        let mut fetched = Fetched { optimistic, ..Fetched::default() };
         loop {
             let ended = {
                 let mut txn = Txn::new(&mut fetched);
@@ -143,6 +143,8 @@ impl Source for Local<'_> {
 struct Fetched {
     known: HashMap<Key, (Option<Record>, Check)>,
     wanted: Vec<(Key, Check)>,
+    /// What is unlikely is taken for absent.
+    optimistic: bool,
 }
 
 impl Fetched {
@@ -174,6 +176,31 @@ impl Source for Fetched {
             }
         }
     }
+
+    fn get_unlikely(&mut self, key: &Key) -> Step<Option<Record>> {
+        if self.optimistic && !matches!(key, Key::SliceRef(..)) {
+            self.known.entry(key.clone()).or_insert((None, Check::Compare));
+        }
+        self.get(key, Check::Compare)
+    }
+}
+
+/// Where an item is in the order of a scan: the numbers of its key.
+type Position = (u64, u32);
+
+/// The items after a cursor, which is the position of the last one before.
+fn page<T>(items: impl Iterator<Item = (Position, T)>, from: &Cursor, limit: usize) -> Page<T> {
+    let mut left = items.skip_while(|(position, _item)| cursor(*position).0 <= from.0).peekable();
+    let (mut items, mut last) = (Vec::new(), None);
+    for (position, item) in left.by_ref().take(limit.max(1)) {
+        items.push(item);
+        last = Some(position);
+    }
+    Page { items, corrupt: Vec::new(), next: left.peek().and(last).map(cursor) }
+}
+
+fn cursor((number, part): Position) -> Cursor {
+    Cursor([number.to_be_bytes().as_slice(), &part.to_be_bytes()].concat())
 }
 
 #[async_trait]
@@ -235,7 +262,7 @@ impl Store for MemoryStore {
         let last = names.and_then(|names| names.last_key_value()).map(|(name, _entry)| name);
         let next =
             items.last().filter(|item| Some(&item.name) != last).map(|item| Cursor(item.name.as_bytes().to_vec()));
-        Ok(Page { items, next })
+        Ok(Page { items, corrupt: Vec::new(), next })
     }
 
     async fn list_xattrs(&self, ino: Ino) -> Result<Vec<Name>> {
@@ -266,7 +293,7 @@ impl Store for MemoryStore {
     }
 
     async fn clean_session(&self, sid: SessionId) -> Result<()> {
-        self.state.lock().sessions.remove(&sid);
+        self.state.lock().clean_session(sid);
         Ok(())
     }
 
@@ -291,6 +318,51 @@ impl Store for MemoryStore {
     async fn list_quotas(&self) -> Result<Vec<(Ino, Quota)>> {
         let state = self.state.lock();
         Ok(state.dir_quotas.iter().map(|(ino, quota)| (*ino, *quota)).collect())
+    }
+
+    async fn list_owner_quotas(&self) -> Result<Vec<(Principal, Quota)>> {
+        let state = self.state.lock();
+        Ok(state.owner_quotas.iter().map(|(of, quota)| (*of, *quota)).collect())
+    }
+
+    async fn list_acls(&self) -> Result<Vec<(u32, AclRule)>> {
+        let state = self.state.lock();
+        Ok(state.acls.iter().map(|(id, rule)| (*id, rule.clone())).collect())
+    }
+
+    async fn list_detached(&self) -> Result<Vec<(Ino, i64)>> {
+        let state = self.state.lock();
+        Ok(state.detached.iter().map(|(ino, since)| (*ino, *since)).collect())
+    }
+
+    async fn list_locks(&self, sid: SessionId) -> Result<Vec<(LockTable, Ino)>> {
+        let state = self.state.lock();
+        let flocks = state.flocks.iter().filter(|(_ino, owners)| owners.keys().any(|owner| owner.sid == sid));
+        let plocks = state.plocks.iter().filter(|(_ino, owners)| owners.keys().any(|owner| owner.sid == sid));
+        let flocks = flocks.map(|(ino, _owners)| (LockTable::Flock, *ino));
+        Ok(flocks.chain(plocks.map(|(ino, _owners)| (LockTable::Plock, *ino))).collect())
+    }
+
+    async fn scan_attrs(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, Attr)>> {
+        self.trip();
+        let state = self.state.lock();
+        let attrs = state.attrs.iter().map(|(ino, attr)| ((ino.0, 0), (*ino, attr.clone())));
+        Ok(page(attrs, &from, limit))
+    }
+
+    async fn scan_chunks(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, u32, Vec<Slice>)>> {
+        self.trip();
+        let state = self.state.lock();
+        let chunks = state.chunks.iter();
+        let chunks = chunks.map(|((ino, index), slices)| ((ino.0, *index), (*ino, *index, slices.clone())));
+        Ok(page(chunks, &from, limit))
+    }
+
+    async fn scan_slice_refs(&self, from: Cursor, limit: usize) -> Result<Page<(SliceId, u32, i64)>> {
+        self.trip();
+        let state = self.state.lock();
+        let slices = state.slice_refs.iter().map(|((id, size), refs)| ((id.0, *size), (*id, *size, *refs)));
+        Ok(page(slices, &from, limit))
     }
 
     async fn sync(&self) -> Result<()> {

@@ -4,34 +4,52 @@
 //! Usage counters, directory statistics and quotas change in the transaction that causes the change, so they are exact.
 //! Inode 1 is what the mount shows as its root: with `subdir`, that directory.
 
+mod acl;
 mod attributes;
+mod check;
 mod cleanup;
+mod clone;
+mod compact;
 mod context;
+mod copy;
 mod create;
 mod data;
 mod deleted;
 mod dirstat;
 mod guess;
+mod leaks;
 mod ledger;
+mod locks;
 mod open;
+mod owner_quota;
 mod quota;
 mod remove;
 mod rename;
 mod resize;
+mod restore;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tmpfile;
 mod trash;
 mod tree;
 mod types;
 mod volume;
 mod xattr;
 
+pub use check::{Damage, Usage};
+pub use clone::CloneOptions;
+pub use compact::Compaction;
+pub use leaks::{LeakAges, Leaks, SliceUse};
+pub use locks::{FlockRequest, LOCK_EOF};
+pub use owner_quota::OwnerUsage;
+pub use quota::QuotaCheck;
+pub use restore::{RestoreOptions, Restored};
 pub use types::{
-    Caller, MetaOptions, NewNode, SetAttr, SetTime, SliceRemover, StatFs, Summary, WriteOutcome, XattrFlag,
+    Caller, Changed, MetaOptions, NewNode, SetAttr, SetTime, SliceRemover, StatFs, Summary, WriteOutcome, XattrFlag,
     fallocate_mode, rename_flags,
 };
-pub use volume::ReloadHook;
+pub use volume::{ReloadHook, root_attr};
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -41,15 +59,18 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use stead_base::{Ino, SessionId, Tasks, Timestamp};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::format::Format;
-use crate::records::{Counter, Key, Record};
-use crate::store::{Step, Store, TxOptions, Txn, transact};
+use crate::records::{Counter, Key, Principal, Record};
+use crate::store::{Change, ChangeHook, Step, Store, Txn};
+use crate::timed::{CallStats, Timed};
 
+use acl::Acls;
 use context::{Context, Directories, OpenFiles};
 use data::RecordCounts;
+use deleted::Deletes;
 use dirstat::CheckedStats;
 use guess::Guesses;
 
@@ -61,25 +82,28 @@ const SLICE_BATCH: u64 = 4096;
 /// A volume's metadata as one client works with it. All operations may run at the same time.
 pub struct Meta {
     me: Weak<Meta>,
-    store: Arc<dyn Store>,
+    store: Timed,
     options: MetaOptions,
     root: Ino,
     format: RwLock<Arc<Format>>,
     hooks: Mutex<Vec<ReloadHook>>,
     gone: watch::Sender<Option<Error>>,
+    usage: Mutex<Option<Usage>>,
     sid: AtomicU64,
     session_info: Mutex<Bytes>,
     remover: RwLock<Option<Arc<dyn SliceRemover>>>,
     opened: Arc<OpenFiles>,
     directories: Arc<Directories>,
     quotas: RwLock<Arc<BTreeSet<Ino>>>,
+    limited: RwLock<Arc<BTreeSet<Principal>>>,
+    acls: Arc<Acls>,
     guesses: Guesses,
     checked_stats: CheckedStats,
     record_counts: RecordCounts,
     inodes: Numbers,
     slices: Numbers,
     tasks: Tasks,
-    deletes: Semaphore,
+    deletes: Deletes,
 }
 
 impl std::fmt::Debug for Meta {
@@ -105,21 +129,25 @@ impl Meta {
             None => Ino::ROOT,
         };
         let quotas = quota::load(store.as_ref()).await?;
-        let deletes = Semaphore::new(options.max_deletes.min(Semaphore::MAX_PERMITS));
+        let limited = owner_quota::load(store.as_ref(), &format).await?;
+        let deletes = Deletes::new(options.max_deletes);
         Ok(Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            store,
+            store: Timed::new(store),
             options,
             root,
             format: RwLock::new(Arc::new(format)),
             hooks: Mutex::default(),
             gone: watch::Sender::new(None),
+            usage: Mutex::default(),
             sid: AtomicU64::new(0),
             session_info: Mutex::default(),
             remover: RwLock::default(),
             opened: Arc::default(),
             directories: Arc::default(),
             quotas: RwLock::new(Arc::new(quotas)),
+            limited: RwLock::new(Arc::new(limited)),
+            acls: Arc::default(),
             guesses: Guesses::default(),
             checked_stats: CheckedStats::default(),
             record_counts: RecordCounts::default(),
@@ -138,6 +166,25 @@ impl Meta {
     /// The engine.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// How often the engine was called so far, and how long that took.
+    pub fn calls(&self) -> &CallStats {
+        self.store.stats()
+    }
+
+    /// Calls `hook` for what other clients change of what this one has been told lately. False: this engine does not
+    /// tell, and changes are learned by asking.
+    pub fn on_change(&self, hook: ChangeHook) -> bool {
+        let root = self.root;
+        let shown = move |ino: Ino| if ino == root { Ino::ROOT } else { ino };
+        self.store.on_change(Arc::new(move |change| {
+            hook(match change {
+                Change::Inode(ino) => Change::Inode(shown(ino)),
+                Change::Entry(dir, name) => Change::Entry(shown(dir), name),
+                Change::Everything => Change::Everything,
+            });
+        }))
     }
 
     /// Who removes the blocks of slices. Without one, deleted files wait for another client.
@@ -182,8 +229,11 @@ impl Meta {
             capacity: format.capacity,
             inodes: format.inodes,
             quotas: Arc::clone(&self.quotas.read()),
+            owner_usage: format.user_group_quota,
+            limited: Arc::clone(&self.limited.read()),
             directories: Arc::clone(&self.directories),
             opened: Arc::clone(&self.opened),
+            acls: Arc::clone(&self.acls),
         }
     }
 
@@ -191,7 +241,7 @@ impl Meta {
         &self,
         body: impl FnMut(&mut Txn<'_>) -> Step<T> + Send + 'static,
     ) -> Result<T> {
-        transact(self.store.as_ref(), TxOptions::default(), body).await
+        self.store.transact(body).await
     }
 
     async fn read_one(&self, key: Key) -> Result<Option<Record>> {
@@ -201,7 +251,7 @@ impl Meta {
     async fn new_inode(&self) -> Result<Ino> {
         loop {
             // 0 and 1 are never handed out: no inode, and the root.
-            match self.inodes.next(self.store.as_ref()).await? {
+            match self.inodes.next(&self.store).await? {
                 0 | 1 => {}
                 number => return Ok(Ino(number)),
             }
@@ -222,7 +272,7 @@ impl Numbers {
         Self { counter, batch, left: tokio::sync::Mutex::new(0..0) }
     }
 
-    async fn next(&self, store: &dyn Store) -> Result<u64> {
+    async fn next(&self, store: &Timed) -> Result<u64> {
         let mut left = self.left.lock().await;
         if let Some(number) = left.next() {
             return Ok(number);

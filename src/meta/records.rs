@@ -204,7 +204,8 @@ pub struct DirStat {
     pub inodes: i64,
 }
 
-/// Limits and usage of everything below a directory (format.md §7.3). A limit of 0 or -1 is none.
+/// Limits and usage of everything below a directory, or of everything that a user or group owns (format.md §7.3). A
+/// limit of 0 or -1 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
     /// Bytes.
@@ -216,6 +217,81 @@ pub struct Quota {
     /// Inodes in use.
     pub used_inodes: i64,
 }
+
+/// Who holds a lock (format.md §2.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LockOwner {
+    /// The client; when its session is cleaned, its locks go.
+    pub sid: SessionId,
+    /// Told apart by the client: the kernel's lock owner, for flock XOR the file handle.
+    pub owner: u64,
+}
+
+/// What a lock excludes. The numbers are those of the stored format (F_RDLCK, F_WRLCK).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum LockKind {
+    /// Writers.
+    Read = 0,
+    /// Everybody else.
+    Write = 1,
+}
+
+/// A POSIX lock on a range of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LockRange {
+    /// What it excludes.
+    pub kind: LockKind,
+    /// The process, as its client knows it.
+    pub pid: u32,
+    /// The first byte.
+    pub start: u64,
+    /// The last byte, inclusive; `i64::MAX` is the end of the file, wherever that is.
+    pub end: u64,
+}
+
+/// The two kinds of locks, which know nothing of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LockTable {
+    /// Of whole files, flock(2).
+    Flock,
+    /// Of ranges, fcntl(2).
+    Plock,
+}
+
+/// An access control list (format.md §7.5). Permissions are 0 ..= 7 or [`AclRule::UNSET`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AclRule {
+    /// Permissions of the owner.
+    pub owner: u16,
+    /// Of the owning group.
+    pub group: u16,
+    /// The most that the group, named users and named groups get.
+    pub mask: u16,
+    /// Of everybody else.
+    pub other: u16,
+    /// Named users: (uid, permissions).
+    pub users: Vec<(u32, u16)>,
+    /// Named groups: (gid, permissions).
+    pub groups: Vec<(u32, u16)>,
+}
+
+impl AclRule {
+    /// Permissions that the rule says nothing about.
+    pub const UNSET: u16 = 0xFFFF;
+}
+
+/// Whom a quota of a user or a group is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Principal {
+    /// By uid.
+    User(u32),
+    /// By gid.
+    Group(u32),
+}
+
+/// Registered while a dump is loaded. No client is ever given this number.
+pub const LOADING: SessionId = SessionId(i64::MAX as u64);
 
 /// Volume-wide numbers (format.md §2.2) that are read and added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -232,6 +308,8 @@ pub enum Counter {
     UsedSpace,
     /// Inodes, likewise.
     TotalInodes,
+    /// The last id of an [`AclRule`]: allocated by [`crate::store::Store::allocate`], one at a time.
+    AclMaxId,
 }
 
 /// Background jobs that only one client runs per period (format.md §2.2, "setIfSmall").
@@ -293,6 +371,16 @@ pub enum Key {
     Deleted(Ino, u64),
     /// The session's JSON → [`Record::Bytes`].
     Session(SessionId),
+    /// → [`Record::Flocks`], absent when there are none.
+    Flocks(Ino),
+    /// → [`Record::Plocks`], absent when there are none.
+    Plocks(Ino),
+    /// → [`Record::Acl`]
+    Acl(u32),
+    /// Whether the inode is the top of a tree that is not attached yet (a clone in progress) → [`Record::Present`].
+    Detached(Ino),
+    /// → [`Record::Quota`]
+    OwnerQuota(Principal),
 }
 
 /// What a [`Key`] leads to.
@@ -307,6 +395,9 @@ pub enum Record {
     Number(i64),
     DirStat(DirStat),
     Quota(Quota),
+    Flocks(BTreeMap<LockOwner, LockKind>),
+    Plocks(BTreeMap<LockOwner, Vec<LockRange>>),
+    Acl(AclRule),
     Present,
 }
 
@@ -356,6 +447,8 @@ pub enum Write {
     SetDirStat(Ino, DirStat),
     /// Forgets them.
     DelDirStat(Ino),
+    /// Forgets those of all directories: what is left of a time when they were kept before.
+    ClearDirStats,
     /// Stores limits and usage.
     SetDirQuota(Ino, Quota),
     /// Adds to the usage (space, inodes) of a directory that has a quota.
@@ -386,4 +479,27 @@ pub enum Write {
     TouchSession(SessionId, i64, Bytes),
     /// Removes the session's registration.
     DelSession(SessionId),
+    /// Sets or removes an owner's lock of the file.
+    SetFlock(Ino, LockOwner, Option<LockKind>),
+    /// Sets an owner's locks of the file: sorted by start, none overlapping; none removes the owner.
+    SetPlock(Ino, LockOwner, Vec<LockRange>),
+    /// The session has a lock in the file's table. Redis finds the locks of a dead session by that; other stores ignore
+    /// it.
+    AddLocked(SessionId, LockTable, Ino),
+    /// It has none there any more.
+    DelLocked(SessionId, LockTable, Ino),
+    /// Stores a rule under an allocated id. Rules are never changed and never removed.
+    SetAcl(u32, AclRule),
+    /// A tree that is being built is not attached, since the given unix second.
+    AddDetached(Ino, i64),
+    /// It is attached or gone.
+    DelDetached(Ino),
+    /// Stores limits and usage.
+    SetOwnerQuota(Principal, Quota),
+    /// Adds to the usage (space, inodes); without a record one is made, with no limits.
+    AddOwnerQuotaUsed(Principal, i64, i64),
+    /// Forgets limits and usage. (Who only lifts the limits stores -1 and keeps the usage.)
+    DelOwnerQuota(Principal),
+    /// Forgets those of all users and groups.
+    ClearOwnerQuotas,
 }

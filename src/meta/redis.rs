@@ -1,25 +1,35 @@
-//! [`RedisStore`]: metadata in Redis with the Go client's keys (format.md §2), on a standalone server of version 5 or
-//! later, by TCP, TLS or a Unix socket.
+//! [`RedisStore`]: metadata in Redis with the Go client's keys (format.md §2), on a server of version 4 or later, by TCP,
+//! TLS or a Unix socket; the server may be the master that Sentinel names or a node of a cluster ([`locate`]).
 //!
 //! * One connection carries all operations at the same time; it is made anew when it is lost ([`link`]).
 //! * A transaction is optimistic without WATCH: one Lua script compares every record that was read and applies every
 //!   write. With the reads remembered ([`seeds`]) a transaction costs one round trip ([`run`]).
 //! * A lost reply is no lost or doubled transaction: each commit leaves a token ([`tokens`]).
 //!
+//! Replication is asynchronous: a fail-over may lose the last commits although they were acknowledged, unless the server
+//! is told to refuse writes without a replica (`min-replicas-to-write`). What is lost is lost as a whole and in order,
+//! tokens included, so that an operation in flight is neither lost nor doubled in what remains. A number that was given
+//! out twice for that reason is noticed when an inode is made ([`crate::ops`]).
+//!
 //! The volume has its database number for its own, but other keys in it are left alone. How much survives a power
 //! failure is the server's configuration (`appendonly`, `appendfsync`); [`Store::sync`] cannot add to it.
 
 mod fault;
+mod health;
 mod keys;
 mod link;
+mod locate;
+mod pages;
 mod run;
 mod scan;
 mod script;
 mod seeds;
 mod tokens;
+mod tracking;
 mod writes;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,42 +37,54 @@ use stead_base::{Ino, SessionId, SliceId};
 use tokio::time::Instant;
 
 use crate::error::Result;
-use crate::records::{Attr, Counter, Entry, Job, Key, Name, Quota, Record};
-use crate::store::{Body, Cursor, Listed, Outcome, Page, SessionRecord, Store, TxOptions};
+use crate::records::{AclRule, Attr, Counter, Entry, Job, Key, LockTable, Name, Principal, Quota, Record, Slice};
+use crate::store::{Body, ChangeHook, Cursor, Listed, Outcome, Page, SessionRecord, Store, TxOptions};
 use crate::url::{ConnectOptions, RedisUrl};
 
 use keys::Keys;
 use link::Link;
 use seeds::Seeds;
 use tokens::Tokens;
+use tracking::Trust;
 
 /// Metadata in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
     link: Link,
     keys: Keys,
-    seeds: Seeds,
+    seeds: Arc<Seeds>,
     tokens: Tokens,
 }
 
 impl RedisStore {
-    /// Connects; warns in the log if the server's configuration endangers the volume.
+    /// Connects; warns in the log if the server's configuration endangers the volume, and mends what it may.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::Error::Unavailable) when nobody answers within the connect timeout,
     /// [`Error::Denied`](crate::Error::Denied) for a wrong user or password,
-    /// [`Error::Address`](crate::Error::Address) for a database that the server does not have,
-    /// [`Error::NotSupported`](crate::Error::NotSupported) for Sentinel and cluster.
+    /// [`Error::Address`](crate::Error::Address) for a database that the server or a master that the sentinels do not
+    /// have, [`Error::Engine`](crate::Error::Engine) for a server that is too old.
     pub async fn connect(url: &RedisUrl, options: &ConnectOptions) -> Result<Self> {
-        let keys = Keys::default();
-        let store = Self {
-            link: Link::open(url, options).await?,
-            tokens: Tokens::new(keys.tokens(rand::random())),
-            seeds: Seeds::default(),
-            keys,
-        };
-        store.warn_of_configuration().await;
+        let seeds = Arc::new(Seeds::new(url.tuning.client_cache_size.unwrap_or_default()));
+        let link = Link::open(url, options, &seeds).await?;
+        let keys = Keys::new(link.locator().prefix());
+        let store = Self { link, tokens: Tokens::new(keys.tokens(rand::random())), seeds, keys };
+        store.check_server().await?;
         Ok(store)
+    }
+
+    /// What a name leads to if the server would have told of any change.
+    fn trusted(&self, parent: Ino, name: &Name) -> Option<Option<(Entry, Option<Attr>)>> {
+        let tracking = self.link.tracking()?;
+        let seed = |key: &Key| {
+            let seed = self.seeds.get(key)?;
+            (tracking.trust(key, seed.at) == Trust::Unchanged).then_some(seed.raw)
+        };
+        let key = Key::Entry(parent, name.clone());
+        let Some(raw) = seed(&key)? else { return Some(None) };
+        let entry = self.decode_entry(&key, &raw).ok()?;
+        let attr = seed(&Key::Attr(entry.ino))?;
+        Some(Some((entry, self.decode_attr(entry.ino, attr.as_ref()).ok()?)))
     }
 
     fn decode(&self, key: &Key, raw: Option<&Bytes>) -> Result<Option<Record>> {
@@ -111,6 +133,9 @@ impl Store for RedisStore {
     }
 
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Option<(Entry, Option<Attr>)>> {
+        if let Some(found) = self.trusted(parent, name) {
+            return Ok(found);
+        }
         let at = Instant::now();
         let (dir, key) = (self.keys.entries(parent), Key::Entry(parent, name.clone()));
         let found: Option<(Bytes, Option<Bytes>)> = self
@@ -126,6 +151,25 @@ impl Store for RedisStore {
                 Ok(None)
             }
         }
+    }
+
+    fn remembers(&self) -> bool {
+        true
+    }
+
+    fn recall(&self, key: &Key) -> Option<(Option<Record>, Instant)> {
+        let (seed, ours) = self.seeds.get_with_origin(key)?;
+        let trust = self.link.tracking().map_or(Trust::Unknown, |tracking| tracking.trust(key, seed.at));
+        let at = match trust {
+            Trust::Unchanged => Instant::now(),
+            Trust::Changed if !ours => return None,
+            Trust::Changed | Trust::Unknown => seed.at,
+        };
+        Some((self.decode(key, seed.raw.as_ref()).ok()?, at))
+    }
+
+    fn on_change(&self, hook: ChangeHook) -> bool {
+        self.link.tracking().inspect(|tracking| tracking.set_hook(hook)).is_some()
     }
 
     async fn allocate(&self, counter: Counter, count: u64) -> Result<u64> {
@@ -167,7 +211,7 @@ impl Store for RedisStore {
         let keys = [self.keys.locked(sid), self.keys.named("sessionInfos"), self.keys.named("allSessions")];
         let keys = keys.each_ref().map(Vec::as_slice);
         let clean = self.link.eval(&script::CLEAN_SESSION, &keys, |call| {
-            call.arg(sid.0);
+            call.arg(sid.0).arg(self.keys.named("lock"));
         });
         clean.await
     }
@@ -180,12 +224,44 @@ impl Store for RedisStore {
         self.unreferenced().await
     }
 
+    async fn renew_slice_refs(&self) -> Result<u64> {
+        self.move_old_refs().await
+    }
+
     async fn list_delayed(&self, before: i64) -> Result<Vec<(SliceId, i64, Vec<(SliceId, u32)>)>> {
         self.delayed(before).await
     }
 
     async fn list_quotas(&self) -> Result<Vec<(Ino, Quota)>> {
         self.quotas().await
+    }
+
+    async fn list_owner_quotas(&self) -> Result<Vec<(Principal, Quota)>> {
+        self.owner_quotas().await
+    }
+
+    async fn list_acls(&self) -> Result<Vec<(u32, AclRule)>> {
+        self.acls().await
+    }
+
+    async fn list_detached(&self) -> Result<Vec<(Ino, i64)>> {
+        self.detached().await
+    }
+
+    async fn list_locks(&self, sid: SessionId) -> Result<Vec<(LockTable, Ino)>> {
+        self.locks(sid).await
+    }
+
+    async fn scan_attrs(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, Attr)>> {
+        self.all_attrs(from, limit).await
+    }
+
+    async fn scan_chunks(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, u32, Vec<Slice>)>> {
+        self.all_chunks(from, limit).await
+    }
+
+    async fn scan_slice_refs(&self, from: Cursor, limit: usize) -> Result<Page<(SliceId, u32, i64)>> {
+        self.all_slice_refs(from, limit).await
     }
 
     async fn sync(&self) -> Result<()> {

@@ -10,6 +10,7 @@
 
 mod apply;
 mod fault;
+mod locks;
 mod readers;
 mod rows;
 mod scan;
@@ -24,7 +25,7 @@ use rusqlite::Connection;
 use stead_base::{Ino, SessionId, SliceId};
 
 use crate::error::{Error, Result};
-use crate::records::{Attr, Counter, Entry, Job, Key, Name, Quota, Record};
+use crate::records::{AclRule, Attr, Counter, Entry, Job, Key, LockTable, Name, Principal, Quota, Record, Slice};
 use crate::store::{Body, Cursor, Listed, Outcome, Page, SessionRecord, Source, Step, Stop, Store, TxOptions, Txn};
 use crate::url::ConnectOptions;
 
@@ -206,6 +207,34 @@ impl Store for SqliteStore {
 
     async fn list_quotas(&self) -> Result<Vec<(Ino, Quota)>> {
         self.reading(scan::quotas).await
+    }
+
+    async fn list_owner_quotas(&self) -> Result<Vec<(Principal, Quota)>> {
+        self.reading(scan::owner_quotas).await
+    }
+
+    async fn list_acls(&self) -> Result<Vec<(u32, AclRule)>> {
+        self.reading(scan::acls).await
+    }
+
+    async fn list_detached(&self) -> Result<Vec<(Ino, i64)>> {
+        self.reading(scan::detached).await
+    }
+
+    async fn list_locks(&self, sid: SessionId) -> Result<Vec<(LockTable, Ino)>> {
+        self.reading(|connection| locks::of_session(connection, sid)).await
+    }
+
+    async fn scan_attrs(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, Attr)>> {
+        self.reading(|connection| scan::all_attrs(connection, &from, limit)).await
+    }
+
+    async fn scan_chunks(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, u32, Vec<Slice>)>> {
+        self.reading(|connection| scan::all_chunks(connection, &from, limit)).await
+    }
+
+    async fn scan_slice_refs(&self, from: Cursor, limit: usize) -> Result<Page<(SliceId, u32, i64)>> {
+        self.reading(|connection| scan::all_slice_refs(connection, &from, limit)).await
     }
 
     async fn sync(&self) -> Result<()> {

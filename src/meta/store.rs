@@ -17,13 +17,18 @@
 //! verified during this call.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use stead_base::{Ino, SessionId, SliceId};
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::records::{Attr, Counter, DirStat, Entry, Job, Key, Name, Quota, Record, Slice, Write};
+use crate::records::{
+    AclRule, Attr, Counter, DirStat, Entry, Job, Key, LockKind, LockOwner, LockRange, LockTable, Name, Principal,
+    Quota, Record, Slice, Write,
+};
 
 /// Why a transaction's body stopped early.
 #[derive(Debug)]
@@ -63,6 +68,11 @@ pub enum Check {
 pub trait Source {
     /// The record, `None` if it does not exist, or [`Stop::NotYet`] after noting that it is wanted.
     fn get(&mut self, key: &Key, check: Check) -> Step<Option<Record>>;
+
+    /// The same for a record that most probably does not exist: need not be fetched, since the commit compares it.
+    fn get_unlikely(&mut self, key: &Key) -> Step<Option<Record>> {
+        self.get(key, Check::Compare)
+    }
 }
 
 /// A running transaction.
@@ -113,6 +123,12 @@ impl<'a> Txn<'a> {
         self.source.get(key, Check::Compare)
     }
 
+    /// Reads a record that most probably does not exist, without a round trip where that can be spared; the commit
+    /// depends on it.
+    pub fn get_unlikely(&mut self, key: &Key) -> Step<Option<Record>> {
+        self.source.get_unlikely(key)
+    }
+
     /// Reads a record as a hint; the commit does not depend on it.
     pub fn hint(&mut self, key: &Key) -> Step<Option<Record>> {
         self.source.get(key, Check::Hint)
@@ -126,7 +142,7 @@ impl<'a> Txn<'a> {
         /// The records of a chunk.
         slices(ino: Ino, index: u32) -> Slices(Vec<Slice>) = Key::Chunk(ino, index);
         /// The directories of a hard-linked inode.
-        parents(ino: Ino) -> Parents(std::collections::BTreeMap<Ino, i64>) = Key::Parents(ino);
+        parents(ino: Ino) -> Parents(BTreeMap<Ino, i64>) = Key::Parents(ino);
         /// A symlink's target.
         symlink(ino: Ino) -> Bytes(Bytes) = Key::Symlink(ino);
         /// An extended attribute.
@@ -135,6 +151,27 @@ impl<'a> Txn<'a> {
         dir_stat(ino: Ino) -> DirStat(DirStat) = Key::DirStat(ino);
         /// Quota of a directory.
         dir_quota(ino: Ino) -> Quota(Quota) = Key::DirQuota(ino);
+        /// Quota of a user or group.
+        owner_quota(of: Principal) -> Quota(Quota) = Key::OwnerQuota(of);
+        /// An access control list.
+        acl(id: u32) -> Acl(AclRule) = Key::Acl(id);
+    }
+
+    /// Locks of a whole file.
+    pub fn flocks(&mut self, ino: Ino) -> Step<BTreeMap<LockOwner, LockKind>> {
+        self.flocks_if_any(ino).map(Option::unwrap_or_default)
+    }
+
+    /// Locks of ranges of a file.
+    pub fn plocks(&mut self, ino: Ino) -> Step<BTreeMap<LockOwner, Vec<LockRange>>> {
+        self.plocks_if_any(ino).map(Option::unwrap_or_default)
+    }
+
+    typed_reads! {
+        /// Locks of a whole file, if it has any.
+        flocks_if_any(ino: Ino) -> Flocks(BTreeMap<LockOwner, LockKind>) = Key::Flocks(ino);
+        /// Locks of ranges of a file, if it has any.
+        plocks_if_any(ino: Ino) -> Plocks(BTreeMap<LockOwner, Vec<LockRange>>) = Key::Plocks(ino);
     }
 
     /// A counter; absent is 0.
@@ -144,12 +181,18 @@ impl<'a> Txn<'a> {
 
     /// References of a slice.
     pub fn slice_refs(&mut self, id: SliceId, size: u32) -> Step<i64> {
-        self.number(Key::SliceRef(id, size)).map(|n| n.unwrap_or(0))
+        // Most slices have one reference, which stores that count the others report for no record.
+        let key = Key::SliceRef(id, size);
+        match self.get_unlikely(&key)? {
+            None => Ok(0),
+            Some(Record::Number(count)) => Ok(count),
+            Some(other) => Err(wrong_record(&key, &other)),
+        }
     }
 
     /// Whether a directory has any entry.
     pub fn has_entries(&mut self, dir: Ino) -> Step<bool> {
-        Ok(self.get(&Key::AnyEntry(dir))?.is_some())
+        Ok(self.get_unlikely(&Key::AnyEntry(dir))?.is_some())
     }
 
     fn number(&mut self, key: Key) -> Step<Option<i64>> {
@@ -163,6 +206,11 @@ impl<'a> Txn<'a> {
     /// Announces a change.
     pub fn write(&mut self, write: Write) {
         self.writes.push(write);
+    }
+
+    /// Whether a change was announced.
+    pub(crate) fn has_writes(&self) -> bool {
+        !self.writes.is_empty()
     }
 
     /// The changes, in order: for the store, once the body has ended well.
@@ -184,6 +232,9 @@ pub struct TxOptions {
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
+    /// Records that do not decode ([`Error::Corrupt`]) and are therefore not among the items. Nothing may be removed
+    /// as unreferenced after a scan that met one.
+    pub corrupt: Vec<Error>,
     /// To be handed back for the next page; `None` when this was the last.
     pub next: Option<Cursor>,
 }
@@ -214,6 +265,20 @@ pub struct SessionRecord {
     pub info: Bytes,
 }
 
+/// What another client has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The attributes of an inode.
+    Inode(Ino),
+    /// Where a name leads, perhaps: something in the directory changed.
+    Entry(Ino, Name),
+    /// Anything: changes may have been missed.
+    Everything,
+}
+
+/// Whoever wants to know what other clients change; must not wait.
+pub type ChangeHook = std::sync::Arc<dyn Fn(Change) + Send + Sync>;
+
 /// A metadata engine. One contract suite (`contract.rs`) runs against every implementation.
 ///
 /// All methods may be called concurrently. Every error that is worth a retry (a lost connection, a fail-over) has been
@@ -232,6 +297,25 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Finds a name and its inode's attributes in one round trip. `Some((entry, None))` is an entry whose attributes
     /// are missing.
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Option<(Entry, Option<Attr>)>>;
+
+    /// Whether [`Store::recall`] remembers, so that it pays to fetch with one question what the next one will ask.
+    fn remembers(&self) -> bool {
+        false
+    }
+
+    /// What is remembered of a record, and a moment at which the engine had it so. Never older than what this client
+    /// itself has done to attributes and entries. Costs no round trip; `None` when nothing is remembered, which a
+    /// store that reads in microseconds never does.
+    fn recall(&self, key: &Key) -> Option<(Option<Record>, Instant)> {
+        let _ = key;
+        None
+    }
+
+    /// Calls `hook` for what other clients change of the records that are remembered. False: this engine does not tell.
+    fn on_change(&self, hook: ChangeHook) -> bool {
+        drop(hook);
+        false
+    }
 
     /// Takes `count` numbers: returns the first of `first .. first + count`. Never hands out one twice, whatever the
     /// stored form ("last owned" or "next free") is.
@@ -268,8 +352,39 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Delayed slices that were put there before `before`: (compacted slice, unix second, replaced slices).
     async fn list_delayed(&self, before: i64) -> Result<Vec<(SliceId, i64, Vec<(SliceId, u32)>)>>;
 
+    /// Brings slice references that very old clients wrote into the present form, for gc; returns how many there were.
+    async fn renew_slice_refs(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// All directories that have a quota.
     async fn list_quotas(&self) -> Result<Vec<(Ino, Quota)>>;
+
+    /// All quotas of users and groups.
+    async fn list_owner_quotas(&self) -> Result<Vec<(Principal, Quota)>>;
+
+    /// All access control lists.
+    async fn list_acls(&self) -> Result<Vec<(u32, AclRule)>>;
+
+    /// Tops of trees that are not attached: (inode, unix second).
+    async fn list_detached(&self) -> Result<Vec<(Ino, i64)>>;
+
+    /// Lock tables in which a session has locks, or had some lately.
+    async fn list_locks(&self, sid: SessionId) -> Result<Vec<(LockTable, Ino)>>;
+
+    /// All inodes, those without a name among them.
+    ///
+    /// This scan and the next two go through the volume in pages of about `limit` items, some of them perhaps empty,
+    /// in no order. What exists throughout the scan comes at least once, whatever others write and also if the engine
+    /// fails over; what is added or removed meanwhile may or may not come.
+    async fn scan_attrs(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, Attr)>>;
+
+    /// The records of all chunks: (inode, index, slices).
+    async fn scan_chunks(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, u32, Vec<Slice>)>>;
+
+    /// Slices with a stored number of references, zero and less among them. Redis need not have one for a slice that
+    /// is used once.
+    async fn scan_slice_refs(&self, from: Cursor, limit: usize) -> Result<Page<(SliceId, u32, i64)>>;
 
     /// Makes every commit so far survive a power failure, as fsync(2) promises; a no-op where the engine decides itself.
     async fn sync(&self) -> Result<()>;

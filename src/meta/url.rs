@@ -2,6 +2,11 @@
 //!
 //! Invariant: neither `Display`, `Debug` nor an error shows a password.
 
+mod tuning;
+
+pub use tuning::RedisTuning;
+use tuning::flag;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -44,10 +49,12 @@ pub struct RedisUrl {
     pub user: Option<String>,
     /// The password.
     pub password: Option<String>,
+    /// The password of the sentinels, who know neither the user nor the password. Not part of an address.
+    pub sentinel_password: Option<String>,
     /// Set for `rediss://`.
     pub tls: Option<RedisTls>,
-    /// The other parameters, decoded, in order; see [`RedisUrl::param`].
-    pub params: Vec<(String, String)>,
+    /// Everything else.
+    pub tuning: RedisTuning,
 }
 
 /// The servers behind a Redis address.
@@ -94,14 +101,6 @@ pub struct RedisTls {
     pub server_name: Option<String>,
 }
 
-impl RedisUrl {
-    /// The value of a parameter; `-` and `_` in its name are the same.
-    pub fn param(&self, name: &str) -> Option<&str> {
-        let wanted = name.replace('_', "-");
-        self.params.iter().find(|(name, _)| name.replace('_', "-") == wanted).map(|(_, value)| value.as_str())
-    }
-}
-
 impl MetaUrl {
     /// Uses `password` if the address has none: for passwords that come from elsewhere (format.md §8).
     pub fn or_password(mut self, password: Option<String>) -> Self {
@@ -109,6 +108,14 @@ impl MetaUrl {
             && redis.password.is_none()
         {
             redis.password = password.filter(|password| !password.is_empty());
+        }
+        self
+    }
+
+    /// The same with the password of the sentinels, which an address cannot hold (format.md §8).
+    pub fn with_sentinel_password(mut self, password: Option<String>) -> Self {
+        if let Self::Redis(redis) = &mut self {
+            redis.sentinel_password = password.filter(|password| !password.is_empty());
         }
         self
     }
@@ -161,8 +168,20 @@ impl RedisUrl {
         }
         let (user, password, hosts) = parse_user(authority)?;
         let mut params = params(query);
-        let tls = if tls { Some(RedisTls::take(&mut params)?) } else { None };
-        Ok(Self { servers: parse_servers(hosts)?, db: parse_db(path)?, user, password, tls, params })
+        // Without TLS they mean nothing, as for the Go client.
+        let security = RedisTls::take(&mut params)?;
+        let tuning = RedisTuning::take(&mut params)?;
+        refuse_rest(&params)?;
+        let tls = tls.then_some(security);
+        Ok(Self {
+            servers: parse_servers(hosts)?,
+            db: parse_db(path)?,
+            user,
+            password,
+            sentinel_password: None,
+            tls,
+            tuning,
+        })
     }
 
     fn parse_socket(rest: &str) -> Parsed<Self> {
@@ -172,27 +191,18 @@ impl RedisUrl {
             return Err(format!("socket path {path:?}, expected an absolute path: unix:///run/redis.sock?db=1"));
         }
         let mut params = params(query);
-        let db = take(&mut params, "db").unwrap_or_default();
-        Ok(Self {
-            servers: RedisServers::Socket { path: path.into() },
-            db: parse_db(&db)?,
-            user,
-            password,
-            tls: None,
-            params,
-        })
+        let db = parse_db(&take(&mut params, "db").unwrap_or_default())?;
+        let tuning = RedisTuning::take(&mut params)?;
+        refuse_rest(&params)?;
+        let servers = RedisServers::Socket { path: path.into() };
+        Ok(Self { servers, db, user, password, sentinel_password: None, tls: None, tuning })
     }
 }
 
 impl RedisTls {
     fn take(params: &mut Vec<(String, String)>) -> Parsed<Self> {
-        let insecure = match take(params, "insecure-skip-verify").as_deref() {
-            None | Some("" | "0" | "false") => false,
-            Some("1" | "true") => true,
-            Some(other) => return Err(format!("insecure-skip-verify: {other:?}, expected 1 or 0")),
-        };
         let tls = Self {
-            insecure,
+            insecure: flag(params, "insecure-skip-verify")?,
             ca_file: take(params, "tls-ca-cert-file").map(PathBuf::from),
             cert_file: take(params, "tls-cert-file").map(PathBuf::from),
             key_file: take(params, "tls-key-file").map(PathBuf::from),
@@ -275,6 +285,14 @@ fn take(params: &mut Vec<(String, String)>, name: &str) -> Option<String> {
     Some(params.remove(at).1)
 }
 
+/// Refuses parameters that nobody has taken.
+fn refuse_rest(params: &[(String, String)]) -> Parsed<()> {
+    match params.first() {
+        None => Ok(()),
+        Some((name, _value)) => Err(format!("parameter {name:?} is not known")),
+    }
+}
+
 impl fmt::Display for MetaUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -338,8 +356,7 @@ impl ConnectOptions {
 /// Connects to a metadata engine; the volume need not be formatted yet.
 ///
 /// # Errors
-/// [`Error::Denied`] for a wrong password, [`Error::Unavailable`] when nobody answers within the connect timeout,
-/// [`Error::NotSupported`] for Sentinel and cluster.
+/// [`Error::Denied`] for a wrong password, [`Error::Unavailable`] when nobody answers within the connect timeout.
 pub async fn connect(url: &MetaUrl, options: &ConnectOptions) -> Result<Arc<dyn Store>> {
     match url {
         MetaUrl::Redis(url) => Ok(Arc::new(RedisStore::connect(url, options).await?)),
@@ -364,10 +381,11 @@ mod tests {
 
     #[test]
     fn a_full_address_gives_every_part() {
-        let url = redis("redis://app:p%40ss%2Fw%3Ard@db.example:7000/3?read_timeout=5s&x=1");
+        let url = redis("redis://app:p%40ss%2Fw%3Ard@db.example:7000/3?read_timeout=7s&pool_size=3&client-cache=true");
         assert_eq!(url.servers, RedisServers::Single { host: "db.example".into(), port: 7000 });
         assert_eq!((url.db, url.user.as_deref(), url.password.as_deref()), (3, Some("app"), Some("p@ss/w:rd")));
-        assert_eq!((url.param("read-timeout"), url.param("y")), (Some("5s"), None));
+        let tuning = RedisTuning { read_timeout: Duration::from_secs(7), client_cache: true, ..RedisTuning::default() };
+        assert_eq!(url.tuning, tuning);
         assert_eq!(url.tls, None);
     }
 
@@ -398,10 +416,9 @@ mod tests {
 
     #[test]
     fn tls_takes_its_parameters() {
-        let url = redis("rediss://h/1?tls-ca-cert-file=/ca.pem&insecure_skip_verify=1&tls-server-name=n&other=2");
+        let url = redis("rediss://h/1?tls-ca-cert-file=/ca.pem&insecure_skip_verify=1&tls-server-name=n");
         let tls = url.tls.clone().unwrap();
         assert_eq!((tls.insecure, tls.ca_file, tls.server_name.as_deref()), (true, Some("/ca.pem".into()), Some("n")));
-        assert_eq!(url.params, [("other".to_owned(), "2".to_owned())]);
         assert!(why("rediss://h/1?tls-cert-file=c").contains("tls-key-file"));
     }
 
@@ -425,25 +442,20 @@ mod tests {
         assert!(why("redis://h/one").contains("database \"one\""));
         assert!(why("redis:///1").contains("host"));
         assert!(why("unix://sock").contains("absolute"));
+        assert!(why("redis://h/1?read-timeout=5s&speed=7").contains("\"speed\" is not known"));
+        assert!(why("unix:///s?databse=1").contains("\"databse\" is not known"));
+        assert!(why("redis://h/1?read-timeout=soon").contains("read-timeout: \"soon\""));
+        assert!(why("redis://h/1?client-cache=maybe").contains("client-cache: \"maybe\""));
     }
 
     #[test]
     fn passwords_are_never_shown() {
-        let url: MetaUrl = "redis://app:hunter2@h/1?x=hunter2".parse().unwrap();
+        let url: MetaUrl = "redis://app:hunter2@h/1?client-name=hunter2".parse().unwrap();
         let shown = format!("{url} {url:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert_eq!(url.to_string(), "redis://h:6379/1");
         for bad in ["redis://:hunter2@h:x/1", "tikv://u:hunter2@h", "redis://:hunt/hunter2@h", ":hunter2@h:x"] {
             assert!(!why(bad).contains("hunt"), "{}", why(bad));
-        }
-    }
-
-    #[tokio::test]
-    async fn sentinels_and_clusters_are_refused_for_now() {
-        let options = ConnectOptions::new(Arc::new(stead_base::SystemClock));
-        for (text, what) in [("main,s1,s2/1", "Sentinel"), ("a:1,b:2/1", "cluster")] {
-            let refused = connect(&text.parse().unwrap(), &options).await.unwrap_err().to_string();
-            assert!(refused.contains(what) && refused.ends_with("is not supported"), "{refused}");
         }
     }
 

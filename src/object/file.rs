@@ -13,18 +13,22 @@ mod walk;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use stead_base::{Clock, SystemClock};
+use stead_base::{Clock, SystemClock, failpoint};
 
 use crate::{Error, ObjectInfo, ObjectStore, Result};
 use unsynced::Unsynced;
 
 /// Attempts to write into a directory that another client may remove between our making and using it.
 const PUT_ATTEMPTS: usize = 3;
+
+/// The disk is told at once of bodies from this size on, so that little is left to wait for when somebody syncs.
+const EARLY_WRITEBACK: usize = 256 << 10;
 
 /// A directory as a bucket. It is not made by `put`, so that objects never land below the mount point of a file system
 /// that is not mounted; [`create_bucket`](ObjectStore::create_bucket) makes it.
@@ -113,6 +117,13 @@ impl FileStore {
     }
 }
 
+/// Lets the kernel begin to write a file to the disk. That is a hint: [`Unsynced`] makes sure of it.
+#[expect(unsafe_code, reason = "none of our libraries has sync_file_range(2)")]
+fn start_writeback(file: &File) {
+    // SAFETY: the call takes numbers only, and the descriptor is open as long as `file` is borrowed.
+    let _a_hint = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// EMFILE and ENFILE have no kind of their own.
 fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -143,7 +154,13 @@ impl Place {
     fn write(&self, path: PathBuf, body: &[u8]) -> io::Result<()> {
         let temporary = temporary::beside(&path);
         let mut file = self.create(&temporary)?;
-        let done = file.write_all(body).and_then(|()| fs::rename(&temporary, &path));
+        let done = file.write_all(body).and_then(|()| {
+            if body.len() >= EARLY_WRITEBACK {
+                start_writeback(&file);
+            }
+            failpoint::hit("object.file.before-rename");
+            fs::rename(&temporary, &path)
+        });
         if done.is_err() {
             let _the_first_error_counts = fs::remove_file(&temporary);
         } else {

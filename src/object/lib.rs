@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod behaviour;
 mod check;
+mod encryption;
 #[cfg(test)]
 mod figures;
 pub mod file;
@@ -22,13 +23,16 @@ use bytes::Bytes;
 use stead_base::Timestamp;
 
 pub use check::check;
+pub use encryption::Encryption;
 pub use file::FileStore;
-pub use layers::failing::{Failing, Fault, Op, Rule};
+pub use layers::encrypted::Encrypted;
+pub use layers::failing::{Failing, Fault, Rule};
+pub use layers::measured::{Measured, Requests};
 pub use layers::prefixed::Prefixed;
 pub use layers::retried::{Backoff, Retried};
 pub use layers::sharded::Sharded;
 pub use layers::swappable::Swappable;
-pub use layers::throttled::Throttled;
+pub use layers::throttled::{Limits, Throttled};
 pub use layers::time_limited::TimeLimited;
 pub use memory::MemoryStore;
 pub use open::{Policy, StorageConfig, decorate, open};
@@ -55,6 +59,12 @@ pub enum Error {
     /// The store has no room.
     #[error("{store}: out of space: {why}")]
     Full { store: String, why: String },
+    /// The key of a volume that is encrypted at rest cannot be used.
+    #[error("encryption key of the volume: {why}")]
+    EncryptKey { why: String },
+    /// An object whose content is not what was put there.
+    #[error("{store}: object {key:?}: {why}")]
+    Corrupt { store: String, key: String, why: String },
     /// Worth a retry: a timeout, a lost connection, a 5xx answer, throttling.
     #[error("{store}: {why}")]
     Temporary { store: String, why: String },
@@ -117,6 +127,38 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Makes the bucket or directory if it does not exist.
     async fn create_bucket(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+/// A call of [`ObjectStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "named as the methods are")]
+pub enum Op {
+    Get,
+    Put,
+    Delete,
+    Head,
+    List,
+    Sync,
+    CreateBucket,
+}
+
+impl Op {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Get, Self::Put, Self::Delete, Self::Head, Self::List, Self::Sync, Self::CreateBucket];
+
+    /// What metrics call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Head => "HEAD",
+            Self::List => "LIST",
+            Self::Sync => "SYNC",
+            Self::CreateBucket => "CREATE_BUCKET",
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Error, FileStore, MemoryStore, ObjectStore, Prefixed, Result, Retried, S3Store, Sharded, Throttled, TimeLimited,
+    Error, FileStore, Limits, Measured, MemoryStore, ObjectStore, Prefixed, Requests, Result, Retried, S3Store,
+    Sharded, Throttled, TimeLimited,
 };
 
 /// Most shards that a Format may have (format.md §1).
@@ -85,7 +86,7 @@ async fn open_one(config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
 }
 
 /// What a mount puts around a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// Goes before every key: `<Name>/`.
     pub prefix: String,
@@ -95,10 +96,25 @@ pub struct Policy {
     pub get_timeout: Duration,
     /// Longest time of one attempt to put.
     pub put_timeout: Duration,
-    /// Bytes per second, 0 = unlimited.
-    pub upload_limit: u64,
-    /// Bytes per second, 0 = unlimited.
-    pub download_limit: u64,
+    /// Bytes per second.
+    pub limits: Arc<Limits>,
+    /// Where attempts are counted.
+    pub requests: Arc<Requests>,
+}
+
+impl Default for Policy {
+    /// No prefix, retries or limits; a minute for an attempt.
+    fn default() -> Self {
+        let minute = Duration::from_secs(60);
+        Self {
+            prefix: String::new(),
+            retries: 0,
+            get_timeout: minute,
+            put_timeout: minute,
+            limits: Arc::default(),
+            requests: Arc::default(),
+        }
+    }
 }
 
 /// `store` with the volume's prefix, retries, limits and timeouts. Waiting for a limit does not count as time of an
@@ -106,9 +122,8 @@ pub struct Policy {
 pub fn decorate(store: Arc<dyn ObjectStore>, policy: &Policy) -> Arc<dyn ObjectStore> {
     let mut store: Arc<dyn ObjectStore> = Arc::new(Prefixed::new(store, policy.prefix.clone()));
     store = Arc::new(TimeLimited::new(store, policy.get_timeout, policy.put_timeout));
-    if policy.upload_limit > 0 || policy.download_limit > 0 {
-        store = Arc::new(Throttled::new(store, policy.upload_limit, policy.download_limit));
-    }
+    store = Arc::new(Measured::new(store, Arc::clone(&policy.requests)));
+    store = Arc::new(Throttled::new(store, Arc::clone(&policy.limits)));
     Arc::new(Retried::new(store, policy.retries))
 }
 
@@ -139,14 +154,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_decorated_store_behaves_as_every_store_does() {
-        let policy = Policy {
-            prefix: "vol/".into(),
-            retries: 3,
-            get_timeout: Duration::from_secs(60),
-            put_timeout: Duration::from_secs(60),
-            upload_limit: 1 << 40,
-            download_limit: 1 << 40,
-        };
+        let limits = Arc::new(Limits::new(1 << 40, 1 << 40));
+        let policy = Policy { prefix: "vol/".into(), retries: 3, limits, ..Policy::default() };
         crate::behaviour::check(decorate(Arc::new(MemoryStore::new()), &policy)).await;
     }
 

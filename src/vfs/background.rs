@@ -4,6 +4,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use stead_base::SliceId;
+use stead_meta::store::Change;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::debug;
 
@@ -23,6 +25,19 @@ pub(crate) fn start(vfs: &Arc<Vfs>) {
         let (vfs, stop) = (Arc::downgrade(vfs), stop.clone());
         async move { stop.run_until_cancelled_owned(write_back(vfs)).await.unwrap_or(()) }
     });
+    vfs.tasks.spawn("revalidate", {
+        let (vfs, stop) = (Arc::downgrade(vfs), stop.clone());
+        async move { stop.run_until_cancelled_owned(revalidate(vfs)).await.unwrap_or(()) }
+    });
+    let (sender, changes) = unbounded_channel();
+    // Fails only when the task has ended with the mount.
+    let told = vfs.meta.on_change(Arc::new(move |change| drop(sender.send(change))));
+    if told {
+        vfs.tasks.spawn("changes", {
+            let (vfs, stop) = (Arc::downgrade(vfs), stop.clone());
+            async move { stop.run_until_cancelled_owned(pass_on(vfs, changes)).await.unwrap_or(()) }
+        });
+    }
     vfs.tasks.spawn("relief", {
         let (vfs, budget) = (Arc::downgrade(vfs), Arc::clone(vfs.chunks.budget()));
         async move {
@@ -51,6 +66,26 @@ async fn write_back(vfs: Weak<Vfs>) {
                 vfs.commit_later(&inode);
             }
             vfs.inodes.tidy(inode.ino);
+        }
+    }
+}
+
+async fn revalidate(vfs: Weak<Vfs>) {
+    while let Some(period) = vfs.upgrade().map(|vfs| vfs.config.attr_cache.max(TICK)) {
+        sleep(period).await;
+        let Some(vfs) = vfs.upgrade() else { break };
+        vfs.revalidate().await;
+    }
+}
+
+/// Passes on to the kernel what other clients change.
+async fn pass_on(vfs: Weak<Vfs>, mut changes: UnboundedReceiver<Change>) {
+    while let Some(change) = changes.recv().await {
+        let Some(vfs) = vfs.upgrade() else { break };
+        match change {
+            Change::Inode(ino) => vfs.inode_changed(ino).await,
+            Change::Entry(parent, name) => vfs.entry_changed(parent, name.as_bytes()),
+            Change::Everything => vfs.everything_changed().await,
         }
     }
 }

@@ -1,31 +1,52 @@
 //! `.control`: commands to the mount, and their answers (format.md §6.4).
 //!
 //! A handle is one stream: the request's bytes as they were written, then those of the answer. So a client that wrote n
-//! bytes reads its answer from offset n on, and reads nothing until there is one.
+//! bytes reads its answer from offset n on, and reads nothing until there is one. While a command works, frames tell how
+//! far it is; it stops when its handle is closed.
 
+mod cache;
+mod info;
+mod request;
+mod tree;
+
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
-use stead_base::{Errno, Ino};
-use stead_meta::records::{Attr, CHUNK_SIZE, Key, NodeType, Record};
-use stead_meta::store::Cursor;
-use stead_meta::view::{Piece, view};
+use serde_json::Value;
+use stead_base::Errno;
+use stead_meta::ops::Caller;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::Vfs;
-use crate::errno::{Result, fail};
+use crate::errno::Result;
+use request::Request;
 
+/// Remove a tree.
+const REMOVE: u32 = 1002;
+/// Fill the cache, empty it, or look what is in it.
+const CACHE: u32 = 1004;
 /// What lies behind an inode.
 const INFO: u32 = 1005;
+/// Clone a file or a tree.
+const CLONE: u32 = 1006;
+/// Sums of a tree.
+const SUMMARY: u32 = 1007;
+/// Join the slices of files.
+const COMPACT: u32 = 1008;
 /// Command and length of the body.
 const HEADER: usize = 8;
-/// No command needs a longer request.
-const LONGEST_REQUEST: usize = 64 << 10;
+/// A list of paths may be long; nothing needs more.
+const LONGEST_REQUEST: usize = 16 << 20;
+/// Comes before two numbers: how much is done.
+const PROGRESS_FOLLOWS: u8 = 0xfe;
 /// Comes before the length of a JSON answer; anything else is an errno.
 const JSON_FOLLOWS: u8 = 0xff;
-/// Entries read at a time when a name is looked for.
-const PAGE: usize = 1000;
+/// How often progress is told.
+const TICK: Duration = Duration::from_millis(300);
 
 /// An open `.control`.
 #[derive(Debug, Default)]
@@ -35,6 +56,41 @@ pub(crate) struct Control(Mutex<Stream>);
 struct Stream {
     bytes: Vec<u8>,
     complete: bool,
+}
+
+/// How far a command is: two numbers that mean what the command says.
+#[derive(Debug, Default)]
+struct Done {
+    first: AtomicU64,
+    second: AtomicU64,
+}
+
+impl Done {
+    fn add(&self, first: u64, second: u64) {
+        self.first.fetch_add(first, Ordering::Relaxed);
+        self.second.fetch_add(second, Ordering::Relaxed);
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_be_bytes();
+        [&[PROGRESS_FOLLOWS][..], &number(&self.first), &number(&self.second)].concat()
+    }
+}
+
+/// How a command ends when it does not fail.
+enum Answer {
+    /// There is nothing to say.
+    Done,
+    Json(Value),
+}
+
+impl Answer {
+    fn frame(self) -> Vec<u8> {
+        match self {
+            Self::Done => vec![0],
+            Self::Json(json) => framed(&json),
+        }
+    }
 }
 
 impl Control {
@@ -67,139 +123,64 @@ impl Control {
         let start = usize::try_from(offset).map_or(stream.bytes.len(), |offset| offset.min(stream.bytes.len()));
         Bytes::copy_from_slice(&stream.bytes[start..stream.bytes.len().min(start.saturating_add(size))])
     }
+
+    /// Waits for `work`, tells how far it is, and gives it up when nobody holds the handle any more.
+    async fn follow<T>(self: &Arc<Self>, done: &Done, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut work => {
+                    self.answer(&done.frame());
+                    return Some(result);
+                }
+                _ = ticks.tick() => {
+                    if Arc::strong_count(self) == 1 {
+                        return None;
+                    }
+                    self.answer(&done.frame());
+                }
+            }
+        }
+    }
 }
 
 impl Vfs {
     /// Takes bytes of a request and starts the command when it is complete.
-    pub(crate) fn command(&self, control: &Arc<Control>, data: &[u8]) -> Result<()> {
+    pub(crate) fn command(&self, caller: &Caller, control: &Arc<Control>, data: &[u8]) -> Result<()> {
         let Some((command, body)) = control.take(data)? else { return Ok(()) };
-        let (vfs, control) = (self.me.upgrade().ok_or(Errno::EIO)?, Arc::clone(control));
+        let (vfs, control, caller) = (self.me.upgrade().ok_or(Errno::EIO)?, Arc::clone(control), caller.clone());
         self.tasks.spawn("command", async move {
+            let done = Done::default();
+            let work = vfs.execute(&caller, command, &body, &done);
             let answer = match command {
-                INFO => vfs.info(&body).await,
-                _ => Err(Errno::EINVAL),
+                // Nothing to wait for, so nothing to tell meanwhile.
+                INFO => Some(work.await),
+                _ => control.follow(&done, work).await,
             };
-            control.answer(&match answer {
-                Ok(json) => framed(&json),
-                Err(errno) => vec![u8::try_from(errno.0 & 0xff).unwrap_or(u8::MAX)],
-            });
+            match answer {
+                Some(Ok(answer)) => control.answer(&answer.frame()),
+                Some(Err(errno)) => control.answer(&[u8::try_from(errno.0 & 0xff).unwrap_or(u8::MAX)]),
+                None => {}
+            }
         });
         Ok(())
     }
 
-    /// Body: u64 inode, then optional flags: recursive, raw (slices instead of objects), strict.
-    async fn info(&self, body: &[u8]) -> Result<Value> {
-        let (ino, flags) = body.split_first_chunk::<8>().ok_or(Errno::EINVAL)?;
-        let ino = Ino(u64::from_be_bytes(*ino));
-        let flag = |at: usize| flags.get(at).is_some_and(|flag| *flag != 0);
-        let attr = match self.meta.getattr(ino).await {
-            Ok(attr) => attr,
-            Err(error) => return Ok(json!({"Ino": ino.0, "Failed": true, "Reason": error.to_string()})),
-        };
-        let summary = if attr.is_dir() && flag(0) {
-            let sum = self.meta.summary(ino).await.map_err(fail)?;
-            json!({"Length": sum.length, "Size": sum.size, "Files": sum.files, "Dirs": sum.dirs})
-        } else {
-            let (files, dirs) = if attr.is_dir() { (0, 1) } else { (1, 0) };
-            json!({"Length": attr.length, "Size": attr.space(), "Files": files, "Dirs": dirs})
-        };
-        let (chunks, objects) = self.content(ino, &attr, flag(1)).await?;
-        Ok(json!({
-            "Ino": ino.0,
-            "Failed": false,
-            "Reason": "",
-            "Summary": summary,
-            "Paths": self.paths(ino, &attr).await?,
-            "Chunks": chunks,
-            "Objects": objects,
-            "PLocks": [],
-            "FLocks": [],
-        }))
-    }
-
-    /// The slices of a file, or the objects they lie in.
-    async fn content(&self, ino: Ino, attr: &Attr, raw: bool) -> Result<(Vec<Value>, Vec<Value>)> {
-        let (mut chunks, mut objects) = (Vec::new(), Vec::new());
-        if attr.kind != NodeType::File {
-            return Ok((chunks, objects));
+    async fn execute(&self, caller: &Caller, command: u32, body: &[u8], done: &Done) -> Result<Answer> {
+        let request = Request(body);
+        match command {
+            REMOVE => self.remove(caller, request, done).await,
+            CACHE => self.cache(request, done).await,
+            INFO => self.info(body).await.map(Answer::Json),
+            CLONE => self.clone(caller, request, done).await,
+            COMPACT => self.compact_below(request, done).await,
+            SUMMARY => self.summary(request, done).await.map(Answer::Json),
+            _ => Err(Errno::EINVAL),
         }
-        let last = u32::try_from(attr.length.div_ceil(CHUNK_SIZE)).unwrap_or(u32::MAX);
-        for index in self.meta.store().list_chunks(ino, 0..last).await.map_err(fail)? {
-            for piece in view(&self.meta.chunk(ino, index).await.map_err(fail)?) {
-                let Piece { id, size, off, len, .. } = piece;
-                if raw {
-                    chunks.push(json!({"ChunkIndex": index, "Id": id.0, "Size": size, "Off": off, "Len": len}));
-                } else {
-                    objects.extend(self.objects(index, &piece));
-                }
-            }
-        }
-        Ok((chunks, objects))
-    }
-
-    fn objects(&self, index: u32, piece: &Piece) -> Vec<Value> {
-        if piece.id.is_hole() {
-            return vec![json!({"ChunkIndex": index, "Key": "", "Size": piece.len, "Off": 0, "Len": piece.len})];
-        }
-        let (block, end) = (self.chunks.block_size(), piece.off + piece.len);
-        let name = &self.meta.format().name;
-        (piece.off / block..end.div_ceil(block))
-            .map(|number| {
-                let (start, size) = (number * block, block.min(piece.size - number * block));
-                let from = piece.off.max(start);
-                let key = format!("{name}/{}", self.chunks.block_key(piece.id, number, size));
-                let len = end.min(start + size) - from;
-                json!({"ChunkIndex": index, "Key": key, "Size": size, "Off": from - start, "Len": len})
-            })
-            .collect()
-    }
-
-    /// Every path of an inode, from the root that is mounted.
-    async fn paths(&self, ino: Ino, attr: &Attr) -> Result<Vec<String>> {
-        if ino == Ino::ROOT {
-            return Ok(vec!["/".to_owned()]);
-        }
-        let mut parents = vec![attr.parent];
-        if attr.parent.0 == 0 {
-            let stored = self.meta.store().read(&[Key::Parents(ino)]).await.map_err(fail)?.pop().flatten();
-            let Some(Record::Parents(directories)) = stored else { return Ok(Vec::new()) };
-            parents = directories.into_keys().collect();
-        }
-        let mut paths = Vec::new();
-        for parent in parents {
-            let directory = self.directory_path(parent).await?;
-            let names = self.names_of(parent, ino).await?;
-            paths.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
-        }
-        Ok(paths)
-    }
-
-    /// The path of a directory without a slash at its end.
-    async fn directory_path(&self, mut dir: Ino) -> Result<String> {
-        let mut path = String::new();
-        while dir != Ino::ROOT && dir != Ino::TRASH {
-            let parent = self.meta.parent_of(dir).await.map_err(fail)?;
-            let name = self.names_of(parent, dir).await?.pop().ok_or(Errno::ENOENT)?;
-            path = format!("/{name}{path}");
-            dir = parent;
-        }
-        Ok(if dir == Ino::TRASH { format!("/.trash{path}") } else { path })
-    }
-
-    async fn names_of(&self, dir: Ino, ino: Ino) -> Result<Vec<String>> {
-        let (mut names, mut from) = (Vec::new(), Cursor::default());
-        loop {
-            let page = self.meta.list(dir, false, from, PAGE).await.map_err(fail)?;
-            let found = page.items.iter().filter(|item| item.entry.ino == ino);
-            names.extend(found.map(|item| item.name.to_string()));
-            match page.next {
-                Some(next) => from = next,
-                None => break,
-            }
-        }
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
     }
 }
 
@@ -211,6 +192,8 @@ fn framed(json: &Value) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -45,10 +45,11 @@ impl ToErrno for stead_meta::Error {
             Self::NameTooLong { .. } => Errno::ENAMETOOLONG,
             Self::TooBig { .. } => Errno::EFBIG,
             Self::NoSpace { .. } | Self::EngineFull { .. } => Errno::ENOSPC,
-            Self::QuotaExceeded { .. } => Errno::EDQUOT,
+            Self::QuotaExceeded { .. } | Self::OwnerQuotaExceeded { .. } => Errno::EDQUOT,
             Self::NoXattr { .. } => Errno::ENODATA,
             Self::TooLarge { .. } => Errno::ERANGE,
             Self::NotSupported { .. } => Errno::ENOTSUP,
+            Self::Interrupted => Errno::EINTR,
             Self::ReadOnly => Errno::EROFS,
             Self::NoSession { .. }
             | Self::Corrupt { .. }
@@ -82,7 +83,8 @@ impl ToErrno for stead_chunk::Error {
             | Self::NoId
             | Self::Stopped { .. }
             | Self::Config { .. }
-            | Self::CacheDir { .. } => Errno::EIO,
+            | Self::CacheDir { .. }
+            | Self::Staging { .. } => Errno::EIO,
         }
     }
 

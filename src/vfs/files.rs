@@ -6,7 +6,7 @@ use std::time::{Duration, Instant as Stopwatch};
 
 use bytes::Bytes;
 use stead_base::{Errno, Ino};
-use stead_meta::ops::Caller;
+use stead_meta::ops::{Caller, Changed};
 use stead_meta::records::{Attr, MAX_FILE_SIZE};
 use tokio::time::Instant;
 use tracing::warn;
@@ -58,15 +58,16 @@ impl Vfs {
         if let Some(file) = Virtual::of(ino) {
             return self.open_virtual(file, flags);
         }
-        let asked = Instant::now();
-        let attr = self.meta.open(caller, ino, flags).await.map_err(fail)?;
+        let (attr, asked) = self.open_attr(caller, ino, flags).await?;
         self.opened(caller, ino, attr, asked, flags).await
     }
 
     /// Makes the handle of a file that the metadata layer has opened.
     async fn opened(&self, caller: &Caller, ino: Ino, attr: Attr, asked: Instant, flags: i32) -> Result<Opened> {
-        let state = (attr.mtime, attr.length);
-        let keep_cache = self.seen.lock().put(ino, state) == Some(state);
+        if self.inodes.get(ino).is_some() {
+            self.learn(ino, attr.clone(), asked).await;
+        }
+        let keep_cache = self.keeps_pages(ino, &attr);
         let inode = self.inodes.open(ino, attr, asked);
         let handle = FileHandle::new(inode, flags);
         if flags & libc::O_TRUNC != 0
@@ -127,7 +128,38 @@ impl Vfs {
         let (ino, attr) = made.await.map_err(fail)?;
         self.recent.entry(parent, name);
         let opened = self.opened(caller, ino, attr.clone(), asked, flags).await?;
-        Ok((self.entry(ino, attr, asked), opened))
+        Ok((self.entry(ino, attr, asked).await, opened))
+    }
+
+    /// Makes a file without a name in `parent`, and opens it (`O_TMPFILE`).
+    pub async fn tmpfile(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        (mode, umask): (u16, u16),
+        flags: i32,
+    ) -> Result<(Entry, Opened)> {
+        let work = self.make_tmpfile(caller, parent, (mode, umask), flags);
+        self.observed(Op::TmpFile, caller, work, |out, made| {
+            let _ = write!(out, "({parent},0{mode:o}):");
+            put_entry(out, made.map(|(entry, _)| entry));
+            put_fh(out, made.map(|(_, opened)| opened));
+        })
+        .await
+    }
+
+    async fn make_tmpfile(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        (mode, umask): (u16, u16),
+        flags: i32,
+    ) -> Result<(Entry, Opened)> {
+        refuse_virtual(parent)?;
+        let asked = Instant::now();
+        let (ino, attr) = self.meta.tmpfile(caller, parent, mode, umask).await.map_err(fail)?;
+        let opened = self.opened(caller, ino, attr.clone(), asked, flags).await?;
+        Ok((self.entry(ino, attr, asked).await, opened))
     }
 
     /// Reads `size` bytes at `offset`, fewer only at the end of the file.
@@ -149,6 +181,9 @@ impl Vfs {
         let result = work.await;
         let took = started.elapsed();
         self.stats.note(Op::Read, took, result.is_err());
+        if let Ok(data) = &result {
+            self.stats.note_read(data.len());
+        }
         if let Some(time) = logged
             && ino != Ino(0)
         {
@@ -193,9 +228,12 @@ impl Vfs {
     fn write_now(&self, caller: &Caller, fh: HandleId, offset: u64, data: &[u8]) -> Result<u32> {
         let logged = self.log.is_read().then(|| self.clock.now());
         let started = Stopwatch::now();
-        let result = self.handles.get(fh).and_then(|handle| self.buffer(&handle, offset, data));
+        let result = self.handles.get(fh).and_then(|handle| self.buffer(caller, &handle, offset, data));
         let took = started.elapsed();
         self.stats.note(Op::Write, took, result.is_err());
+        if let Ok(taken) = &result {
+            self.stats.note_written(*taken);
+        }
         if let Some(time) = logged {
             let ino = self.handles.get(fh).map_or(Ino(0), |handle| handle_ino(&handle));
             let shape = format!("({ino},{},{offset},{fh})", data.len());
@@ -205,25 +243,34 @@ impl Vfs {
         result
     }
 
-    fn buffer(&self, handle: &Handle, offset: u64, data: &[u8]) -> Result<u32> {
+    fn buffer(&self, caller: &Caller, handle: &Handle, offset: u64, data: &[u8]) -> Result<u32> {
         let size = u32::try_from(data.len()).map_err(|_too_long| Errno::EINVAL)?;
         let file = match handle {
             Handle::File(file) if file.writable() => file,
-            Handle::Virtual(VirtualHandle::Control(control)) => return self.command(control, data).map(|()| size),
+            Handle::Virtual(VirtualHandle::Control(control)) => {
+                return self.command(caller, control, data).map(|()| size);
+            }
             Handle::File(_) | Handle::Virtual(_) | Handle::Directory(_) => return Err(Errno::EBADF),
         };
         if offset.checked_add(u64::from(size)).is_none_or(|end| end >= MAX_FILE_SIZE) {
             return Err(Errno::EFBIG);
         }
+        file.check_flags()?;
         file.take_failure()?;
         self.write_file(&file.inode, offset, data)?;
         Ok(size)
     }
 
-    /// What close(2) does for each descriptor: uploads and commits what was written to the file.
+    /// What close(2) does for each descriptor: uploads and commits what was written to the file, and gives back the locks
+    /// that the kernel's `owner`, a process, has on ranges of it.
     pub async fn flush(&self, caller: &Caller, fh: HandleId, owner: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
-        self.observed(Op::Flush, caller, self.flush_handle(&handle), |out, _| {
+        let work = async {
+            let flushed = self.flush_handle(&handle).await;
+            self.unlock_process(fh, handle_ino(&handle), owner).await?;
+            flushed
+        };
+        self.observed(Op::Flush, caller, work, |out, _| {
             let _ = write!(out, "({},{fh},{owner:016X})", handle_ino(&handle));
         })
         .await
@@ -256,7 +303,7 @@ impl Vfs {
         .await
     }
 
-    /// Closes a handle.
+    /// Closes a handle, and gives back the locks that belong to the open file.
     pub async fn release(&self, caller: &Caller, fh: HandleId) -> Result<()> {
         let handle = self.handles.remove(fh).ok_or(Errno::EBADF)?;
         let ino = handle_ino(&handle);
@@ -265,6 +312,7 @@ impl Vfs {
                 if let Err(errno) = self.flush_file(&file.inode).await {
                     warn!(%ino, errno = errno.name(), "data could not be committed when the file was closed; trying on");
                 }
+                self.unlock_handle(fh, ino).await;
                 self.inodes.close(ino);
                 self.closed(ino).await;
             }
@@ -286,15 +334,15 @@ impl Vfs {
     pub(crate) async fn truncate(&self, caller: &Caller, ino: Ino, length: u64) -> Result<Attr> {
         refuse_virtual(ino)?;
         let Some(open) = self.inodes.get(ino) else {
-            let attr = self.meta.truncate(caller, ino, length).await.map_err(fail)?;
+            let changed = self.meta.truncate(caller, ino, length).await.map_err(fail)?;
             self.recent.inode(ino);
-            return Ok(attr);
+            return Ok(changed.attr);
         };
         self.flush_file(&open).await?;
         let _change = open.change.lock().await;
-        let attr = self.meta.truncate(caller, ino, length).await.map_err(fail)?;
-        self.remapped(&open, attr.clone());
-        Ok(attr)
+        let changed = self.meta.truncate(caller, ino, length).await.map_err(fail)?;
+        self.remapped(&open, changed.clone()).await;
+        Ok(changed.attr)
     }
 
     /// Allocates or clears a range; `mode` is that of fallocate(2).
@@ -310,8 +358,8 @@ impl Vfs {
             self.flush_file(&file.inode).await?;
             let _change = file.inode.change.lock().await;
             let done = self.meta.fallocate(caller, file.ino(), mode, offset, length);
-            let attr = done.await.map_err(fail)?;
-            self.remapped(&file.inode, attr);
+            let changed = done.await.map_err(fail)?;
+            self.remapped(&file.inode, changed).await;
             Ok(())
         };
         self.observed(Op::FAllocate, caller, work, |out, _| {
@@ -321,14 +369,16 @@ impl Vfs {
     }
 
     /// Notes that a change by this mount may have touched any chunk. The caller holds [`OpenInode::change`].
-    fn remapped(&self, open: &Arc<OpenInode>, attr: Attr) {
+    pub(crate) async fn remapped(&self, open: &OpenInode, changed: Changed) {
         open.forget_views();
-        open.changed(attr);
+        self.changed(open, changed.before, changed.attr).await;
+        // At the next open the kernel drops its pages: it knows the range that was asked for, not what became of it.
+        self.seen.lock().pop(&open.ino);
         self.recent.inode(open.ino);
     }
 }
 
-fn handle_ino(handle: &Handle) -> Ino {
+pub(crate) fn handle_ino(handle: &Handle) -> Ino {
     match handle {
         Handle::File(file) => file.ino(),
         Handle::Directory(dir) => dir.ino,

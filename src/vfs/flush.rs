@@ -1,13 +1,15 @@
 //! From buffers to durable: uploads sealed slices and commits their records.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use stead_base::{Errno, SliceId};
+use stead_base::{Errno, SliceId, failpoint};
 use stead_meta::records::Slice;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::Vfs;
+use crate::compact::has_many_records;
 use crate::errno::{Result, ToErrno, fail};
 use crate::inode::OpenInode;
 use crate::writer::Job;
@@ -15,10 +17,10 @@ use crate::writer::Job;
 /// Slices of one file that are uploaded at the same time.
 const PARALLEL: usize = 16;
 /// A slice that could not be written back so often is given up. Each time, the layers below have retried by themselves.
-const MAX_ATTEMPTS: u32 = 10;
+pub(crate) const MAX_ATTEMPTS: u32 = 10;
 
 /// Why a slice was not committed.
-enum Failure {
+pub(crate) enum Failure {
     /// It stays for another try.
     Later(Errno),
     /// It can never be.
@@ -29,7 +31,10 @@ impl Vfs {
     /// Uploads and commits everything that was written to the file before the call.
     pub(crate) async fn flush_file(&self, inode: &OpenInode) -> Result<()> {
         match inode.writer.seal_all() {
-            Some(through) => self.commit(inode, through).await,
+            Some(through) => {
+                failpoint::hit("vfs.flush.sealed");
+                self.commit(inode, through).await
+            }
             None => Ok(()),
         }
     }
@@ -37,7 +42,7 @@ impl Vfs {
     /// Commits sealed slices up to the given number, and those that are sealed in the meantime.
     /// Stops at a slice that has to be tried again; goes on behind one that never can be committed.
     pub(crate) async fn commit(&self, inode: &OpenInode, through: u64) -> Result<()> {
-        let mut lost = Ok(());
+        let (mut lost, mut crowded) = (Ok(()), BTreeSet::new());
         while inode.writer.waits(through) {
             let _turn = inode.writer.committing.lock().await;
             let jobs = inode.writer.jobs(PARALLEL);
@@ -54,6 +59,9 @@ impl Vfs {
                     Ok(()) => {
                         self.recent.inode(inode.ino);
                         inode.writer.remove(job.sequence);
+                        if has_many_records(self.meta.known_records(inode.ino, job.index)) {
+                            crowded.insert(job.index);
+                        }
                     }
                     Err(failure) => match self.not_committed(inode, job, failure).await {
                         Failure::Later(errno) => return Err(errno),
@@ -61,6 +69,9 @@ impl Vfs {
                     },
                 }
             }
+        }
+        for index in crowded {
+            self.compact_written(inode.ino, index).await;
         }
         lost
     }
@@ -82,19 +93,24 @@ impl Vfs {
     }
 
     async fn commit_slice(&self, inode: &OpenInode, job: &Job, id: SliceId, size: u32) -> Result<(), Failure> {
+        let id = if job.again { self.name_anew(inode, job, id).await? } else { Some(id) };
         let _change = inode.change.lock().await;
-        if job.again && self.is_committed(inode, job, id).await? {
+        let Some(id) = id else {
             let attr = self.meta.getattr(inode.ino).await;
+            inode.forget_view(job.index);
             inode.changed(attr.map_err(|error| Failure::Later(fail(error)))?);
             return Ok(());
-        }
+        };
         let slice = Slice { pos: job.pos, id, size, off: 0, len: size };
+        inode.writer.give(job.sequence);
+        failpoint::hit("vfs.flush.before-record");
         let written = self.meta.write_slice(inode.ino, job.index, slice, inode.writer.mtime()).await;
+        failpoint::hit("vfs.flush.after-record");
         // Before the answer is known to anybody, and even if it is an error: a lost answer may hide a commit.
         inode.forget_view(job.index);
         match written {
             Ok(outcome) => {
-                inode.changed(outcome.attr);
+                self.changed(inode, outcome.before, outcome.attr).await;
                 Ok(())
             }
             Err(error) if error.is_fault() => Err(Failure::Later(fail(error))),
@@ -106,7 +122,27 @@ impl Vfs {
         }
     }
 
-    /// Whether the record of a slice got through although its answer did not.
+    /// What to commit a slice as whose record was given to the engine before; `None`: that record got through.
+    ///
+    /// A record that is not there did not arrive, or was compacted by another client, which has removed the blocks then or
+    /// will do so. So the old id must not be named again: the data becomes another slice.
+    async fn name_anew(&self, inode: &OpenInode, job: &Job, id: SliceId) -> Result<Option<SliceId>, Failure> {
+        if self.is_committed(inode, job, id).await? {
+            return Ok(None);
+        }
+        let new = self.meta.new_slice().await.map_err(|error| Failure::Later(fail(error)))?;
+        match job.data.lock().await.upload_as(new).await {
+            Ok(()) => {
+                info!(ino = %inode.ino, chunk = job.index, pos = job.pos, %id, %new, "an unanswered slice was uploaded anew");
+                Ok(Some(new))
+            }
+            // Nobody removes blocks of a slice without a record: there was one, and its bytes are in another slice now.
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(Failure::Later(fail(error))),
+        }
+    }
+
+    /// Whether the record of a slice is among those of its chunk.
     async fn is_committed(&self, inode: &OpenInode, job: &Job, id: SliceId) -> Result<bool, Failure> {
         let records = self.meta.chunk(inode.ino, job.index).await;
         let records = records.map_err(|error| Failure::Later(fail(error)))?;
@@ -114,7 +150,7 @@ impl Vfs {
     }
 
     /// Notes the failure; data that can never be committed is given up.
-    async fn not_committed(&self, inode: &OpenInode, job: Job, failure: Failure) -> Failure {
+    pub(crate) async fn not_committed(&self, inode: &OpenInode, job: Job, failure: Failure) -> Failure {
         let ino = inode.ino;
         let (Failure::Later(errno) | Failure::Never(errno)) = failure;
         let attempts = inode.writer.failed(job.sequence, errno);
@@ -127,7 +163,10 @@ impl Vfs {
             "data of a file is lost: it could not be written back"
         );
         inode.writer.remove(job.sequence);
-        discard(job).await;
+        // After other failures its record may have arrived all the same; what nobody refers to is for gc to find.
+        if matches!(failure, Failure::Never(_)) {
+            discard(job).await;
+        }
         Failure::Never(errno)
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use stead_base::{Errno, Ino};
+use stead_meta::records::flags as inode_flags;
 
 use crate::directory::DirHandle;
 use crate::errno::Result;
@@ -50,6 +51,14 @@ impl FileHandle {
 
     pub(crate) fn writable(&self) -> bool {
         self.flags & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    /// What the inode's flags say of writing through this handle: files that became immutable are not written to, and
+    /// those that are only appended to, only so.
+    pub(crate) fn check_flags(&self) -> Result<()> {
+        let appends = self.flags & libc::O_APPEND != 0;
+        let refused = if appends { inode_flags::IMMUTABLE } else { inode_flags::IMMUTABLE | inode_flags::APPEND };
+        if self.inode.flags() & refused == 0 { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     /// A failed write-back that this handle has not been told of: from now on it has.

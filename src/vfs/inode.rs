@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::attr::Attributes;
 use crate::errno::{Result, fail};
+use crate::kernel::{State, state};
 use crate::writer::{FileWriter, lay_over};
 
 /// The visible pieces of a chunk.
@@ -28,6 +29,8 @@ pub(crate) struct OpenInode {
     pub(crate) writer: FileWriter,
     /// Held while this mount changes the inode's metadata, so that what comes back is noted in the order it happened.
     pub(crate) change: tokio::sync::Mutex<()>,
+    /// Held while the kernel drops pages, and while anybody is told attributes that were asked for.
+    pub(crate) telling: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
     views: Mutex<Views>,
 }
@@ -38,11 +41,22 @@ struct Known {
     fetched: Instant,
     /// When this mount last changed the inode.
     changed: Option<Instant>,
+    /// Somebody said that they are not good any more.
+    stale: bool,
+}
+
+impl Known {
+    /// Whether what the engine was asked for at `asked` may be older than what is known.
+    fn outdates(&self, asked: Instant) -> bool {
+        self.changed.is_some_and(|changed| changed >= asked) || self.fetched > asked
+    }
 }
 
 #[derive(Default)]
 struct Views {
     epoch: u64,
+    /// Records that were remembered before this are not to be used.
+    bound: Option<Instant>,
     chunks: HashMap<u32, View>,
 }
 
@@ -52,7 +66,8 @@ impl OpenInode {
             ino,
             writer: FileWriter::default(),
             change: tokio::sync::Mutex::default(),
-            known: Mutex::new(Known { attr, fetched, changed: None }),
+            telling: tokio::sync::Mutex::default(),
+            known: Mutex::new(Known { attr, fetched, changed: None, stale: false }),
             views: Mutex::default(),
         }
     }
@@ -66,35 +81,65 @@ impl OpenInode {
         attr
     }
 
+    /// The inode's flags, [`stead_meta::records::flags`].
+    pub(crate) fn flags(&self) -> u8 {
+        self.known.lock().attr.flags
+    }
+
     /// Bytes of the file.
     pub(crate) fn length(&self) -> u64 {
         let pending = self.writer.length();
         pending.max(self.known.lock().attr.length)
     }
 
-    /// What is known, if it is younger than `max_age` and not older than `bound`.
+    /// What is known, if it is younger than `max_age` and not older than `bound`, and may be told.
     fn recent(&self, max_age: Duration, bound: Option<Instant>) -> Option<Attributes> {
-        let fetched = self.known.lock().fetched;
+        let _telling = self.telling.try_lock().ok()?;
+        let (fetched, stale) = {
+            let known = self.known.lock();
+            (known.fetched, known.stale)
+        };
         let timeout = max_age.checked_sub(fetched.elapsed())?;
-        let young = !timeout.is_zero() && bound.is_none_or(|bound| fetched > bound);
+        let young = !stale && !timeout.is_zero() && bound.is_none_or(|bound| fetched > bound);
         young.then(|| Attributes { ino: self.ino, attr: self.attr(), timeout })
     }
 
     /// Takes note of attributes that the engine was asked for at `asked`, unless something younger is known. Returns
-    /// what holds now; it may be kept for the rest of `max_age`.
-    pub(crate) fn freshen(&self, attr: Attr, asked: Instant, max_age: Duration) -> Attributes {
+    /// whether they show a change of the content that this mount did not make.
+    pub(crate) fn freshen(&self, attr: Attr, asked: Instant) -> bool {
         let mut known = self.known.lock();
-        let outdated = known.changed.is_some_and(|changed| changed >= asked) || known.fetched > asked;
-        if !outdated {
-            if known.attr.mtime != attr.mtime || known.attr.length != attr.length {
-                self.forget_views();
-            }
-            known.attr = attr;
-            known.fetched = asked;
+        if known.outdates(asked) {
+            return false;
         }
-        let timeout = max_age.saturating_sub(known.fetched.elapsed());
-        drop(known);
+        let differs = state(&known.attr) != state(&attr);
+        if differs {
+            self.forget_views();
+        }
+        known.attr = attr;
+        known.fetched = asked;
+        known.stale = false;
+        differs
+    }
+
+    /// What holds now; it may be kept until it is `max_age` old.
+    pub(crate) fn attributes(&self, max_age: Duration) -> Attributes {
+        let timeout = max_age.saturating_sub(self.known.lock().fetched.elapsed());
         Attributes { ino: self.ino, attr: self.attr(), timeout }
+    }
+
+    /// The state of the content as it is committed, as far as is known.
+    pub(crate) fn committed_state(&self) -> State {
+        state(&self.known.lock().attr)
+    }
+
+    /// The attributes may be too old whatever their age.
+    pub(crate) fn forget_age(&self) {
+        self.known.lock().stale = true;
+    }
+
+    fn is_older_than(&self, age: Duration) -> bool {
+        let known = self.known.lock();
+        known.stale || known.fetched.elapsed() >= age
     }
 
     /// This mount changed the inode, and these are its attributes since. The caller holds [`OpenInode::change`].
@@ -113,14 +158,18 @@ impl OpenInode {
 
     /// The view of a chunk, from memory or from the engine.
     pub(crate) async fn view(&self, meta: &Meta, index: u32) -> Result<View> {
-        let epoch = {
+        let (epoch, bound) = {
             let views = self.views.lock();
             if let Some(view) = views.chunks.get(&index) {
                 return Ok(Arc::clone(view));
             }
-            views.epoch
+            (views.epoch, views.bound)
         };
-        let pieces = Arc::new(view(&meta.chunk(self.ino, index).await.map_err(fail)?));
+        // Not older than the attributes that say how long the file is.
+        let fetched = self.known.lock().fetched;
+        let since = bound.map_or(fetched, |bound| bound.max(fetched));
+        let slices = meta.chunk_since(self.ino, index, since).await.map_err(fail)?;
+        let pieces = Arc::new(view(&slices));
         let mut views = self.views.lock();
         if views.epoch == epoch {
             views.chunks.insert(index, Arc::clone(&pieces));
@@ -132,6 +181,7 @@ impl OpenInode {
     pub(crate) fn forget_view(&self, index: u32) {
         let mut views = self.views.lock();
         views.epoch += 1;
+        views.bound = Some(Instant::now());
         views.chunks.remove(&index);
     }
 
@@ -139,6 +189,7 @@ impl OpenInode {
     pub(crate) fn forget_views(&self) {
         let mut views = self.views.lock();
         views.epoch += 1;
+        views.bound = Some(Instant::now());
         views.chunks.clear();
     }
 }
@@ -165,7 +216,7 @@ impl InodeTable {
             .entry(ino)
             .or_insert_with(|| Slot { inode: Arc::new(OpenInode::new(ino, attr.clone(), asked)), handles: 0 });
         slot.handles += 1;
-        slot.inode.freshen(attr, asked, Duration::ZERO);
+        slot.inode.freshen(attr, asked);
         Arc::clone(&slot.inode)
     }
 
@@ -196,6 +247,18 @@ impl InodeTable {
     pub(crate) fn recent(&self, ino: Ino, max_age: Duration) -> Option<Attributes> {
         let bound = *self.links_changed.lock();
         self.get(ino)?.recent(max_age, bound)
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Ino> {
+        self.open.lock().keys().copied().collect()
+    }
+
+    /// Open ones whose attributes are older than `age`, `limit` at most.
+    pub(crate) fn older_than(&self, age: Duration, limit: usize) -> Vec<Ino> {
+        let table = self.open.lock();
+        let old = table.values().filter(|slot| slot.handles > 0 && slot.inode.is_older_than(age));
+        old.map(|slot| slot.inode.ino).take(limit).collect()
     }
 
     /// This mount gave or took a name.

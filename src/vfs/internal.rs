@@ -16,7 +16,6 @@ use stead_meta::records::{Attr, NodeType};
 use crate::accesslog::LogReader;
 use crate::config::VfsConfig;
 use crate::control::Control;
-use crate::operation::OpStats;
 
 /// How long the kernel may keep names and attributes of virtual files.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3600);
@@ -168,23 +167,14 @@ impl VirtualHandle {
     }
 }
 
-/// The content of `.stats`: `name value` per line.
-pub(crate) fn stats(ops: &OpStats, gauges: &[(&str, u64)]) -> String {
-    let mut text = String::new();
-    for (name, value) in gauges {
-        text.push_str(&format!("juicefs_{name} {value}\n"));
-    }
-    for (op, count, errors, took) in ops.all() {
-        let (op, seconds) = (op.name(), took.as_secs_f64());
-        text.push_str(&format!("juicefs_fuse_ops_total_{op} {count}\n"));
-        text.push_str(&format!("juicefs_fuse_ops_durations_seconds_{op} {seconds}\n"));
-        text.push_str(&format!("juicefs_fuse_ops_errors_{op} {errors}\n"));
-    }
-    text
-}
-
 /// The content of `.config`: JSON with one space of indentation, durations in nanoseconds, secrets removed.
-pub(crate) fn config(config: &VfsConfig, meta: &MetaOptions, format: &Format, sid: u64) -> String {
+pub(crate) fn config(
+    config: &VfsConfig,
+    meta: &MetaOptions,
+    format: &Format,
+    sid: u64,
+    published: &serde_json::Map<String, Value>,
+) -> String {
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let mut document = json!({
         "Meta": {
@@ -194,7 +184,7 @@ pub(crate) fn config(config: &VfsConfig, meta: &MetaOptions, format: &Format, si
             "CaseInsensi": false,
             "ReadOnly": meta.read_only,
             "NoBGJob": meta.no_bgjob,
-            "OpenCache": 0,
+            "OpenCache": nanos(config.open_cache),
             "OpenCacheLimit": 10000,
             "Heartbeat": nanos(meta.heartbeat),
             "MountPoint": meta.mount_point,
@@ -229,8 +219,8 @@ pub(crate) fn config(config: &VfsConfig, meta: &MetaOptions, format: &Format, si
         "FuseOpts": {},
         "Mountpoint": meta.mount_point,
     });
-    if let (Some(ours), Some(more)) = (document.as_object_mut(), config.published.as_object()) {
-        ours.extend(more.clone());
+    if let Some(ours) = document.as_object_mut() {
+        ours.extend(published.clone());
     }
     indented(&document)
 }

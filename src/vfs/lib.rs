@@ -12,20 +12,28 @@
 mod accesslog;
 mod attr;
 mod background;
+mod compact;
 mod config;
 mod control;
+mod copy;
 mod directory;
 mod errno;
+mod figures;
 mod files;
+mod flags;
 mod flush;
 mod handles;
 mod inode;
 mod internal;
+mod kernel;
+mod locks;
 mod namespace;
+mod opencache;
 mod operation;
 mod readahead;
 mod reader;
 mod recent;
+mod seek;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -43,19 +51,25 @@ use stead_meta::Meta;
 use tracing::warn;
 
 pub use attr::{Attributes, Entry, kind_of, st_mode, type_bits};
+pub use compact::{CompactError, Compacted, compact_chunk, compact_tree};
 pub use config::VfsConfig;
+pub use copy::CopyRange;
 pub use directory::DirEntry;
 pub use errno::{Result, ToErrno};
 pub use files::Opened;
 pub use handles::HandleId;
+pub use kernel::KernelCache;
 pub use operation::{Op, OpStats};
-pub use stead_meta::ops::{Caller, NewNode, SetAttr, SetTime, StatFs, XattrFlag};
-pub use stead_meta::records::{Attr, NodeType};
+pub use stead_meta::ops::{Caller, FlockRequest, LOCK_EOF, NewNode, SetAttr, SetTime, StatFs, XattrFlag};
+pub use stead_meta::records::{Attr, LockKind, LockRange, NodeType};
 
 use accesslog::AccessLog;
+use compact::Compactions;
 use handles::HandleTable;
 use inode::InodeTable;
 use internal::Names;
+use locks::LockTable;
+use opencache::OpenCache;
 use recent::RecentChanges;
 
 /// Files whose state at the last open is remembered, to tell whether the kernel's pages of them are still good.
@@ -73,10 +87,16 @@ pub struct Vfs {
     handles: HandleTable,
     inodes: InodeTable,
     recent: RecentChanges,
-    /// (mtime, length) of files when they were last opened.
-    seen: Mutex<LruCache<Ino, (Timestamp, u64)>>,
+    locks: LockTable,
+    /// The state of files that the kernel's pages are those of.
+    seen: Mutex<LruCache<Ino, kernel::State>>,
+    kernel: RwLock<Option<Arc<dyn KernelCache>>>,
+    open_cache: OpenCache,
     log: AccessLog,
+    /// Sections of `.config` that other layers know.
+    published: RwLock<serde_json::Map<String, serde_json::Value>>,
     stats: OpStats,
+    compactions: Compactions,
     tasks: Tasks,
     /// Held for reading while a write takes effect; true once no write is to be acknowledged any more.
     frozen: RwLock<bool>,
@@ -96,9 +116,14 @@ impl Vfs {
             handles: HandleTable::new(),
             inodes: InodeTable::default(),
             recent: RecentChanges::new(),
+            locks: LockTable::default(),
             seen: Mutex::new(LruCache::new(SEEN_FILES)),
+            kernel: RwLock::default(),
+            open_cache: OpenCache::new(),
             log: AccessLog::default(),
+            published: RwLock::default(),
             stats: OpStats::new(),
+            compactions: Compactions::default(),
             tasks: Tasks::new(),
             frozen: RwLock::new(false),
         });
@@ -111,6 +136,11 @@ impl Vfs {
         &self.config
     }
 
+    /// Whether access control lists are kept. Then the kernel is to check them, and to leave the umask to us.
+    pub fn enable_acl(&self) -> bool {
+        self.meta.format().enable_acl
+    }
+
     /// Numbers of the operations so far.
     pub fn stats(&self) -> &OpStats {
         &self.stats
@@ -121,15 +151,9 @@ impl Vfs {
         self.handles.len()
     }
 
-    /// The content of `.stats` as of now.
-    pub fn stats_text(&self) -> String {
-        let budget = self.chunks.budget();
-        let gauges = [
-            ("fuse_open_handlers", self.handles.len() as u64),
-            ("used_buffer_size_bytes", budget.used()),
-            ("uptime", self.clock.now().since(self.since).as_secs()),
-        ];
-        internal::stats(&self.stats, &gauges)
+    /// Puts a section into `.config` that another layer knows (`Port`, …), in place of an older one.
+    pub fn publish(&self, section: &str, content: serde_json::Value) {
+        self.published.write().insert(section.to_owned(), content);
     }
 
     /// From here on no write is answered any more, neither with success nor with an error: whoever serves next answers it,

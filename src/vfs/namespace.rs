@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use stead_base::{Errno, Ino};
 use stead_meta::ops::{Caller, NewNode, SetAttr, SetTime, StatFs};
-use stead_meta::records::{Attr, MAX_NAME, Name, NodeType};
+use stead_meta::records::{Attr, MAX_NAME, NodeType};
 use tokio::time::Instant;
 
 use crate::accesslog;
@@ -14,6 +14,7 @@ use crate::attr::{Attributes, Entry};
 use crate::directory::{DirEntry, DirHandle, Item, Snapshot};
 use crate::errno::{Result, fail};
 use crate::handles::{Handle, HandleId};
+use crate::inode::OpenInode;
 use crate::internal::{self, Internal, Virtual};
 use crate::operation::Op;
 use crate::{Opened, Vfs};
@@ -31,6 +32,19 @@ pub(crate) fn put_entry(out: &mut String, entry: Option<&Entry>) {
 fn put_attributes(out: &mut String, attributes: Option<&Attributes>) {
     if let Some(Attributes { ino, attr, .. }) = attributes {
         accesslog::entry(out, *ino, attr);
+    }
+}
+
+/// An entry that is in no engine.
+struct Special {
+    ino: Ino,
+    kind: NodeType,
+    name: String,
+}
+
+impl Special {
+    fn item(&self) -> Item<'_> {
+        Item { ino: self.ino, kind: self.kind, name: self.name.as_bytes(), attr: None, loaded: Instant::now() }
     }
 }
 
@@ -55,7 +69,7 @@ impl Vfs {
             None => self.meta.lookup(parent, name).await,
         };
         let (ino, attr) = found.map_err(fail)?;
-        Ok(self.entry(ino, attr, asked))
+        Ok(self.entry(ino, attr, asked).await)
     }
 
     /// The attributes of an inode.
@@ -74,9 +88,23 @@ impl Vfs {
         if let Some(known) = self.inodes.recent(ino, self.config.attr_cache) {
             return Ok(known);
         }
+        // An open inode knows better what it may believe; mostly this is a directory in which something was just made.
+        if self.inodes.get(ino).is_none()
+            && let Some((attr, asked)) = self.meta.recent_attr(ino, self.config.attr_cache)
+        {
+            return Ok(self.entry(ino, attr, asked).await.attributes);
+        }
         let asked = Instant::now();
         let attr = self.meta.getattr(ino).await.map_err(fail)?;
-        Ok(self.entry(ino, attr, asked).attributes)
+        Ok(self.learn(ino, attr, asked).await)
+    }
+
+    /// Asks the engine for the attributes of an open inode, whatever is remembered of them.
+    pub(crate) async fn refresh(&self, open: &OpenInode) -> Result<()> {
+        let asked = Instant::now();
+        let attr = self.meta.getattr(open.ino).await.map_err(fail)?;
+        self.learn(open.ino, attr, asked).await;
+        Ok(())
     }
 
     /// Changes attributes; with `size`, also the length.
@@ -110,22 +138,22 @@ impl Vfs {
 
     async fn set_members(&self, caller: &Caller, ino: Ino, set: SetAttr) -> Result<Attr> {
         let Some(open) = self.inodes.get(ino) else {
-            let attr = self.meta.setattr(caller, ino, set).await.map_err(fail)?;
+            let changed = self.meta.setattr(caller, ino, set).await.map_err(fail)?;
             self.recent.inode(ino);
-            return Ok(attr);
+            return Ok(changed.attr);
         };
         let _change = open.change.lock().await;
         let mtime = set.mtime.map(|mtime| match mtime {
             SetTime::Now => self.clock.now(),
             SetTime::At(time) => time,
         });
-        let attr = self.meta.setattr(caller, ino, set).await.map_err(fail)?;
+        let changed = self.meta.setattr(caller, ino, set).await.map_err(fail)?;
         if let Some(mtime) = mtime {
             open.writer.set_mtime(mtime);
         }
-        open.changed(attr.clone());
+        self.changed(&open, changed.before, changed.attr.clone()).await;
         self.recent.inode(ino);
-        Ok(attr)
+        Ok(changed.attr)
     }
 
     /// Makes a file of any kind but a symbolic link.
@@ -162,7 +190,7 @@ impl Vfs {
         let asked = Instant::now();
         let (ino, attr) = self.meta.mknod(caller, parent, name, new).await.map_err(fail)?;
         self.recent.entry(parent, name);
-        Ok(self.entry(ino, attr, asked))
+        Ok(self.entry(ino, attr, asked).await)
     }
 
     /// Where a symbolic link leads.
@@ -238,7 +266,7 @@ impl Vfs {
             self.recent.entry(parent, name);
             self.recent.inode(ino);
             self.inodes.links_changed();
-            Ok(self.entry(ino, attr, asked))
+            Ok(self.entry(ino, attr, asked).await)
         };
         self.observed(Op::Link, caller, work, |out, entry| {
             let _ = write!(out, "({ino},{parent},{}):", lossy(name));
@@ -293,17 +321,19 @@ impl Vfs {
         if offset == 0 {
             *snapshot = Snapshot::default();
         }
+        snapshot.taken(start.saturating_sub(special.len()));
         for at in start.. {
             let item = match at.checked_sub(special.len()) {
-                None => &special[at],
+                None => special[at].item(),
                 Some(index) => match snapshot.get(&self.meta, dir.ino, index, plus).await? {
                     Some(item) => item,
                     None => return Ok(at - start),
                 },
             };
-            let entry = if plus { self.listed(dir.ino, item).await? } else { Some(self.only_type(item)) };
-            let shown = entry.map(|entry| DirEntry { name: item.name.as_bytes(), next: at as u64 + 1, entry });
-            if shown.is_some_and(&mut sink) {
+            let Some(entry) = (if plus { self.listed(dir.ino, &item).await? } else { Some(None) }) else { continue };
+            let found = entry.as_ref().map(|entry| (entry.attributes.ino, entry.attributes.attr.kind));
+            let (ino, kind) = found.unwrap_or((item.ino, item.kind));
+            if sink(DirEntry { name: item.name, next: at as u64 + 1, ino, kind, entry }) {
                 return Ok(at - start);
             }
         }
@@ -311,49 +341,34 @@ impl Vfs {
     }
 
     /// `.`, `..` and the virtual files. They hold their places even where `offset` has passed them.
-    async fn special_entries(&self, dir: Ino, offset: u64) -> Result<Vec<Item>> {
+    async fn special_entries(&self, dir: Ino, offset: u64) -> Result<Vec<Special>> {
         let parent = if offset < 2 && dir != Ino::ROOT { self.meta.parent_of(dir).await.map_err(fail)? } else { dir };
-        let loaded = Instant::now();
-        let item = |ino, kind, name: &str| Item {
-            ino,
-            kind,
-            name: Name::stored(Bytes::copy_from_slice(name.as_bytes())),
-            attr: None,
-            loaded,
-        };
-        let mut items = vec![item(dir, NodeType::Directory, "."), item(parent, NodeType::Directory, "..")];
+        let directory = |ino, name: &str| Special { ino, kind: NodeType::Directory, name: name.to_owned() };
+        let mut items = vec![directory(dir, "."), directory(parent, "..")];
         if dir == Ino::ROOT {
-            let files = self.names.listed().into_iter();
-            items.extend(files.map(|(ino, kind, name)| item(ino, kind, &name)));
+            items.extend(self.names.listed().into_iter().map(|(ino, kind, name)| Special { ino, kind, name }));
         }
         Ok(items)
     }
 
-    /// An entry with attributes: those of the snapshot, or fresh ones if this mount has changed it since. `None`: the
-    /// entry is gone.
-    async fn listed(&self, dir: Ino, item: &Item) -> Result<Option<Entry>> {
-        let name = item.name.as_bytes();
+    /// What an entry leads to: as the snapshot has it, or fresh if this mount has changed it since. `None`: the entry is
+    /// gone. `Some(None)`: it is there, and nobody knows or needs more.
+    async fn listed(&self, dir: Ino, item: &Item<'_>) -> Result<Option<Option<Entry>>> {
+        let name = item.name;
         if name == b"." || name == b".." {
-            return Ok(Some(self.only_type(item)));
+            return Ok(Some(None));
         }
-        if let Some(attr) = &item.attr
+        if let Some(attr) = item.attr
             && !self.recent.since(item.loaded, dir, name, item.ino)
         {
-            return Ok(Some(self.entry(item.ino, attr.clone(), item.loaded)));
+            return Ok(Some(Some(self.entry(item.ino, attr.clone(), item.loaded).await)));
         }
         match self.find(dir, name).await {
-            Ok(entry) => Ok(Some(entry)),
+            Ok(entry) => Ok(Some(Some(entry))),
             Err(Errno::ENOENT) if self.recent.since(item.loaded, dir, name, item.ino) => Ok(None),
-            Err(Errno::ENOENT) => Ok(Some(self.only_type(item))),
+            Err(Errno::ENOENT) => Ok(Some(None)),
             Err(errno) => Err(errno),
         }
-    }
-
-    /// An entry whose attributes nobody knows or needs.
-    fn only_type(&self, item: &Item) -> Entry {
-        let mut attr = internal::attr(Virtual::Stats, &self.config, self.since, 0);
-        (attr.kind, attr.mode) = (item.kind, 0);
-        Entry { attributes: Attributes { ino: item.ino, attr, timeout: Duration::ZERO }, timeout: Duration::ZERO }
     }
 
     /// Closes a directory.
@@ -388,13 +403,9 @@ impl Vfs {
     }
 
     /// What the kernel is told of an inode whose attributes were asked for at `asked`.
-    pub(crate) fn entry(&self, ino: Ino, attr: Attr, asked: Instant) -> Entry {
+    pub(crate) async fn entry(&self, ino: Ino, attr: Attr, asked: Instant) -> Entry {
         let timeout = self.entry_timeout(attr.kind);
-        let attributes = match self.inodes.get(ino) {
-            Some(open) => open.freshen(attr, asked, self.config.attr_cache),
-            None => Attributes { ino, attr, timeout: self.config.attr_cache.saturating_sub(asked.elapsed()) },
-        };
-        Entry { attributes, timeout }
+        Entry { attributes: self.learn(ino, attr, asked).await, timeout }
     }
 
     fn entry_timeout(&self, kind: NodeType) -> Duration {
@@ -427,7 +438,7 @@ impl Vfs {
     /// The content of `.config`.
     pub(crate) fn config_text(&self) -> String {
         let sid = self.meta.session().0;
-        internal::config(&self.config, self.meta.options(), &self.meta.format(), sid)
+        internal::config(&self.config, self.meta.options(), &self.meta.format(), sid, &self.published.read())
     }
 
     /// Refuses to change a name of the root that is ours.

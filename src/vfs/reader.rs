@@ -18,6 +18,8 @@ use crate::writer::Overlay;
 
 /// Pieces of one read that are fetched at the same time.
 const PARALLEL: usize = 8;
+/// So often a read looks at the records anew when it finds blocks missing.
+const ATTEMPTS: u32 = 4;
 
 /// Where a part of a read comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +65,16 @@ impl Vfs {
     }
 
     async fn read_committed(&self, inode: &OpenInode, range: Range<u64>) -> Result<Bytes> {
-        match self.read_view(inode, range.clone()).await? {
-            Ok(bytes) => Ok(bytes),
-            // Another client compacted the chunk, and the slices that our view names are gone.
-            Err(error) if error.is_not_found() => {
-                inode.forget_views();
-                self.read_view(inode, range).await?.map_err(|error| self.unreadable(inode, error))
+        let mut attempt = 1;
+        loop {
+            match self.read_view(inode, range.clone()).await? {
+                Ok(bytes) => return Ok(bytes),
+                // The chunk was compacted, and the slices that our view names are gone; those of the next view may be
+                // gone too when it is their turn.
+                Err(error) if error.is_not_found() && attempt < ATTEMPTS => inode.forget_views(),
+                Err(error) => return Err(self.unreadable(inode, error)),
             }
-            Err(error) => Err(self.unreadable(inode, error)),
+            attempt += 1;
         }
     }
 
@@ -82,7 +86,14 @@ impl Vfs {
     async fn read_view(&self, inode: &OpenInode, range: Range<u64>) -> Result<stead_chunk::Result<Bytes>> {
         let mut parts = Vec::new();
         for (index, within) in by_chunk(range.clone()) {
-            let view = inode.view(&self.meta, index).await?;
+            let view = match inode.cached_view(index) {
+                Some(view) => view,
+                None => {
+                    let view = inode.view(&self.meta, index).await?;
+                    self.compact_read(inode.ino, index, &view);
+                    view
+                }
+            };
             plan(&view, within, &mut parts);
         }
         Ok(match parts[..] {

@@ -54,6 +54,13 @@ impl RecentChanges {
         changed(self.hasher.hash_one((parent, name))) || changed(self.hasher.hash_one(ino))
     }
 
+    /// Whether the attributes of `ino` may have changed since `then`.
+    pub(crate) fn inode_since(&self, then: Instant, ino: Ino) -> bool {
+        let state = self.state.lock();
+        let changed = state.times.peek(&self.hasher.hash_one(ino)).is_some_and(|time| *time >= then);
+        changed || state.forgotten.is_some_and(|time| time >= then)
+    }
+
     fn note(&self, what: &impl Hash) {
         let hash = self.hasher.hash_one(what);
         let now = Instant::now();

@@ -2,25 +2,38 @@
 
 mod directories;
 mod faults;
+mod figures;
 mod files;
+mod locks;
 mod model;
 mod names;
+mod slices;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stead_base::{Clock, Ino, SystemClock};
+use stead_base::{Clock, Ino, SliceId, SystemClock};
 use stead_chunk::{ChunkConfig, ChunkStore};
 use stead_meta::Meta;
 use stead_meta::format::Format;
 use stead_meta::memory::MemoryStore;
-use stead_meta::ops::MetaOptions;
-use stead_object::Failing;
+use stead_meta::ops::{MetaOptions, SliceRemover};
+use stead_object::{Failing, Measured};
 
 use crate::{Caller, HandleId, Vfs, VfsConfig};
 
 pub(crate) const BLOCK: u32 = 64 << 10;
 pub(crate) const RDWR: i32 = libc::O_RDWR;
+
+/// Removes blocks as a worker does.
+struct Remover(Arc<ChunkStore>);
+
+#[async_trait::async_trait]
+impl SliceRemover for Remover {
+    async fn remove_slice(&self, id: SliceId, size: u32) -> Result<(), String> {
+        self.0.remove(id, size).await.map_err(|error| error.to_string())
+    }
+}
 
 /// A mounted volume, and the seams at which a test can interfere.
 pub(crate) struct Rig {
@@ -57,7 +70,9 @@ impl Rig {
         let meta = Meta::new(Arc::clone(&store) as _, format, options).await.unwrap();
         meta.start_session().await.unwrap();
         let settings = ChunkConfig { block_size: BLOCK, ..ChunkConfig::default() };
-        let chunks = ChunkStore::open(settings, Arc::clone(&objects) as _).unwrap();
+        let measured = Measured::new(Arc::clone(&objects) as _, Arc::clone(&settings.requests));
+        let chunks = ChunkStore::open(settings, Arc::new(measured)).unwrap();
+        meta.set_slice_remover(Arc::new(Remover(Arc::clone(&chunks))));
         let vfs = Vfs::new(config, Arc::clone(&meta), Arc::clone(&chunks), Arc::new(SystemClock));
         Self { vfs, meta, chunks, objects, store, caller: Caller::root() }
     }

@@ -70,6 +70,8 @@ struct PendingSlice {
     data: SliceData,
     sealed: bool,
     attempts: u32,
+    /// Its record was given to the engine, of which no answer may have come back.
+    given: bool,
     retry_at: Option<Instant>,
 }
 
@@ -79,7 +81,7 @@ pub(crate) struct Job {
     pub(crate) index: u32,
     pub(crate) pos: u32,
     pub(crate) data: SliceData,
-    /// It was tried before: its record may be there already.
+    /// Its record was given to the engine before: it may be there already.
     pub(crate) again: bool,
 }
 
@@ -160,6 +162,11 @@ impl FileWriter {
         Ok(todo)
     }
 
+    /// Where in the file data waits to be committed.
+    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
+        self.state.lock().slices.iter().map(PendingSlice::file_range).collect()
+    }
+
     /// Whether anything waits to be committed.
     pub(crate) fn is_dirty(&self) -> bool {
         !self.state.lock().slices.is_empty()
@@ -225,7 +232,7 @@ impl FileWriter {
                 index: slice.index,
                 pos: slice.pos,
                 data: Arc::clone(&slice.data),
-                again: slice.attempts > 0,
+                again: slice.given,
             })
             .collect()
     }
@@ -241,6 +248,14 @@ impl FileWriter {
         state.slices.retain(|slice| slice.sequence != sequence);
         let ends = state.slices.iter().map(|slice| slice.file_range().end);
         state.length = ends.max().unwrap_or(0);
+    }
+
+    /// The record of a slice is about to be given to the engine. Whoever waits for the answer may give up.
+    pub(crate) fn give(&self, sequence: u64) {
+        let mut state = self.state.lock();
+        if let Some(slice) = state.slices.iter_mut().find(|slice| slice.sequence == sequence) {
+            slice.given = true;
+        }
     }
 
     /// Notes that a slice could not be written back; every handle will hear of it. Returns how often that happened to
@@ -335,6 +350,7 @@ impl State {
                 data: Arc::new(tokio::sync::Mutex::new(chunks.writer())),
                 sealed: false,
                 attempts: 0,
+                given: false,
                 retry_at: None,
             });
             self.slices.len() - 1

@@ -1,4 +1,5 @@
-//! Extended attributes. Where they are off, ENOSYS makes the kernel stop asking, which saves a request per write.
+//! Extended attributes, access control lists among them. Where they are off, ENOSYS makes the kernel stop asking, which
+//! saves a request per write.
 
 use std::fmt::Write as _;
 
@@ -12,15 +13,11 @@ use crate::errno::{Result, fail};
 use crate::namespace::{lossy, refuse_virtual};
 use crate::operation::Op;
 
-/// Attributes that the kernel acts upon; none of them is served.
-const CAPABILITIES: [&[u8]; 2] = [b"security.capability", b"security.selinux"];
-const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
-
 impl Vfs {
     /// The value of an attribute.
     pub async fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Bytes> {
         let work = async {
-            self.check_xattr(name, Errno::ENODATA)?;
+            self.check_xattr(name)?;
             if ino.is_internal() {
                 return Err(Errno::ENODATA);
             }
@@ -36,10 +33,10 @@ impl Vfs {
     pub async fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], flag: XattrFlag) -> Result<()> {
         let work = async {
             refuse_virtual(ino)?;
-            self.check_xattr(name, Errno::ENOTSUP)?;
+            self.check_xattr(name)?;
             self.meta.set_xattr(caller, ino, name, value, flag).await.map_err(fail)?;
             self.recent.inode(ino);
-            Ok(())
+            self.list_changed(ino, name).await
         };
         self.observed(Op::SetXattr, caller, work, |out, _| {
             let _ = write!(out, "({ino},{},{},{flag:?})", lossy(name), value.len());
@@ -50,7 +47,7 @@ impl Vfs {
     /// The names of all attributes, each followed by NUL.
     pub async fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Bytes> {
         let work = async {
-            self.check_xattr(b"", Errno::ENODATA)?;
+            self.check_xattr(b"")?;
             if ino.is_internal() {
                 return Ok(Bytes::new());
             }
@@ -71,10 +68,10 @@ impl Vfs {
     pub async fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
         let work = async {
             refuse_virtual(ino)?;
-            self.check_xattr(name, Errno::ENODATA)?;
+            self.check_xattr(name)?;
             self.meta.remove_xattr(caller, ino, name).await.map_err(fail)?;
             self.recent.inode(ino);
-            Ok(())
+            self.list_changed(ino, name).await
         };
         self.observed(Op::RemoveXattr, caller, work, |out, _| {
             let _ = write!(out, "({ino},{})", lossy(name));
@@ -82,19 +79,20 @@ impl Vfs {
         .await
     }
 
-    /// `unserved` is the answer for attributes of the kernel that are not served.
-    fn check_xattr(&self, name: &[u8], unserved: Errno) -> Result<()> {
-        if !self.meta.options().enable_xattr {
+    /// An access list changes the mode as well.
+    async fn list_changed(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        match self.inodes.get(ino) {
+            Some(open) if name.starts_with(b"system.posix_acl_") => self.refresh(&open).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn check_xattr(&self, name: &[u8]) -> Result<()> {
+        if !self.meta.has_xattrs() {
             return Err(Errno::ENOSYS);
         }
         if name.len() > MAX_NAME {
             return Err(Errno::ERANGE);
-        }
-        if ACLS.contains(&name) {
-            return Err(Errno::ENOTSUP);
-        }
-        if CAPABILITIES.contains(&name) {
-            return Err(unserved);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use stead_meta::format::Format;
 use stead_meta::ops::{Meta, MetaOptions, SliceRemover};
 use stead_meta::store::Store;
 use stead_meta::url::{ConnectOptions, MetaUrl, connect};
-use stead_object::{ObjectStore, Policy, StorageConfig};
+use stead_object::{Encrypted, Encryption, ObjectStore, Policy, StorageConfig};
 use tracing::info;
 
 use crate::error::{Error, Result};
@@ -167,6 +167,25 @@ async fn write_format(
     }
 }
 
+/// Makes sure that the objects of the file system `old` are where and as `new` says.
+///
+/// # Errors
+/// The bucket that does not answer, is another one's, or does not have them.
+pub(crate) async fn check_place(new: &Format, old: &Format, secrets: &VolumeSecrets) -> Result<()> {
+    let objects = objects(new, secrets).await?;
+    let moved = (&new.storage, &new.bucket) != (&old.storage, &old.bucket);
+    patiently("reading from the bucket", async {
+        match objects.get(UUID_OBJECT, None).await {
+            Err(stead_object::Error::NotFound { .. }) if moved => {
+                let why = format!("the objects of this file system have to be there first, {UUID_OBJECT:?} among them");
+                Err(Error::Secret { name: "bucket", why })
+            }
+            _ => own_prefix(&*objects, &new.uuid).await,
+        }
+    })
+    .await
+}
+
 async fn empty_prefix(objects: &dyn ObjectStore) -> Result<()> {
     let mut after = String::new();
     loop {
@@ -202,28 +221,56 @@ async fn own_prefix(objects: &dyn ObjectStore, uuid: &str) -> Result<()> {
 async fn objects(format: &Format, secrets: &VolumeSecrets) -> Result<Arc<dyn ObjectStore>> {
     let mut format = format.clone();
     format.decrypt_secrets()?;
-    let either = |given: &Option<Secret>, stored: &str| match given {
-        Some(secret) => Some(secret.0.clone()),
-        None => (!stored.is_empty()).then(|| stored.to_owned()),
+    let set = |member: &mut String, given: &Option<Secret>| {
+        if let Some(secret) = given {
+            member.clone_from(&secret.0);
+        }
     };
+    set(&mut format.access_key, &secrets.access_key);
+    set(&mut format.secret_key, &secrets.secret_key);
+    set(&mut format.session_token, &secrets.session_token);
+    open_objects(&format, secrets.passphrase.as_ref()).await
+}
+
+/// The objects of a file system, below its prefix, where and with the credentials that the Format has. `passphrase` is that
+/// of its key, if it is encrypted at rest.
+///
+/// # Errors
+/// A storage type, bucket address or key that cannot be right; a secret that is lost.
+pub async fn open_objects(format: &Format, passphrase: Option<&Secret>) -> Result<Arc<dyn ObjectStore>> {
+    let mut format = format.clone();
+    format.decrypt_secrets()?;
+    let given = |member: &str| (!member.is_empty()).then(|| member.to_owned());
     let config = StorageConfig {
         storage: format.storage.clone(),
         bucket: format.bucket.clone(),
-        access_key: either(&secrets.access_key, &format.access_key),
-        secret_key: either(&secrets.secret_key, &format.secret_key),
-        session_token: either(&secrets.session_token, &format.session_token),
+        access_key: given(&format.access_key),
+        secret_key: given(&format.secret_key),
+        session_token: given(&format.session_token),
         shards: format.shards,
     };
+    let encryption = encryption(&format, passphrase)?;
     let raw = patiently("opening the bucket", stead_object::open(&config)).await?;
     let policy = Policy {
         prefix: format!("{}/", format.name),
         retries: 2,
         get_timeout: PATIENCE,
         put_timeout: PATIENCE,
-        upload_limit: 0,
-        download_limit: 0,
+        ..Policy::default()
     };
-    Ok(stead_object::decorate(raw, &policy))
+    Ok(Encrypted::around(stead_object::decorate(raw, &policy), encryption))
+}
+
+/// The key of a file system that is encrypted at rest, from a Format whose secrets are not encrypted; `None` = it is not.
+///
+/// # Errors
+/// [`stead_object::Error::EncryptKey`] when key, passphrase or algorithm cannot be used.
+pub fn encryption(format: &Format, passphrase: Option<&Secret>) -> stead_object::Result<Option<Encryption>> {
+    if format.encrypt_key.is_empty() {
+        return Ok(None);
+    }
+    let passphrase = passphrase.map(|secret| secret.0.as_str());
+    Encryption::new(&format.encrypt_algo, &format.encrypt_key, passphrase).map(Some)
 }
 
 /// Removes the blocks of deleted files (names: format.md §5.1).

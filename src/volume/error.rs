@@ -124,7 +124,10 @@ fn meta_kind(error: &stead_meta::Error) -> Kind {
         }
         Meta::Denied { .. } => Kind::Denied,
         Meta::Unavailable { .. } => Kind::Unavailable,
-        Meta::EngineFull { .. } | Meta::NoSpace { .. } | Meta::QuotaExceeded { .. } => Kind::Exhausted,
+        Meta::EngineFull { .. }
+        | Meta::NoSpace { .. }
+        | Meta::QuotaExceeded { .. }
+        | Meta::OwnerQuotaExceeded { .. } => Kind::Exhausted,
         Meta::Conflict { .. } => Kind::Busy,
         Meta::NoEntry { .. }
         | Meta::NoInode { .. }
@@ -137,6 +140,7 @@ fn meta_kind(error: &stead_meta::Error) -> Kind {
         | Meta::NoXattr { .. }
         | Meta::XattrExists { .. }
         | Meta::TooLarge { .. }
+        | Meta::Interrupted
         | Meta::NoSession { .. }
         | Meta::Corrupt { .. }
         | Meta::Engine { .. } => Kind::Internal,
@@ -146,11 +150,11 @@ fn meta_kind(error: &stead_meta::Error) -> Kind {
 fn object_kind(error: &stead_object::Error) -> Kind {
     use stead_object::Error as Object;
     match error {
-        Object::Config { .. } => Kind::Invalid,
+        Object::Config { .. } | Object::EncryptKey { .. } => Kind::Invalid,
         Object::NoBucket { .. } => Kind::Precondition,
         Object::Denied { .. } => Kind::Denied,
         Object::Full { .. } => Kind::Exhausted,
         Object::Temporary { .. } => Kind::Unavailable,
-        Object::NotFound { .. } | Object::Other { .. } => Kind::Internal,
+        Object::NotFound { .. } | Object::Corrupt { .. } | Object::Other { .. } => Kind::Internal,
     }
 }

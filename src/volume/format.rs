@@ -6,7 +6,7 @@ use stead_base::Clock;
 use stead_meta::format::Format;
 use stead_meta::ops::Meta;
 
-use crate::engine::{engine_to_format, ensure, stored_format};
+use crate::engine::{check_place, engine_to_format, ensure, stored_format};
 use crate::error::Result;
 use crate::secrets::VolumeSecrets;
 
@@ -44,7 +44,6 @@ pub async fn format(wanted: &VolumeSecrets, local: &str, existing: Existing, clo
     }
     let new = wanted.changed(&old)?;
     new.check_update(&old)?;
-    let made = ensure(Arc::clone(&store), || Ok(old.clone()), &old.name, wanted, clock).await?;
-    made.meta.drain().await;
+    check_place(&new, &old, wanted).await?;
     Ok(Meta::write_format(&*store, &new, clock.as_ref()).await?)
 }

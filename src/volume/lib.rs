@@ -17,9 +17,12 @@ mod secrets;
 mod serve;
 
 pub use capacity::CapacityRange;
+pub use engine::{encryption, open_objects};
 pub use error::{Error, Kind, Result};
 pub use format::{Existing, format};
-pub use mount::{MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret};
+pub use mount::{
+    CacheChecksum, CacheEviction, MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret,
+};
 pub use names::{VolumeId, VolumePath};
 pub use params::{Databases, Provisioning, VolumeContext, VolumeParams};
 pub use provision::{Volume, VolumeRequest, Volumes};

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 use stead_base::{ByteSize, parse_duration};
 
@@ -24,6 +26,9 @@ pub struct MountConfig {
     pub meta_url: Secret,
     /// The engine's password, when it came from elsewhere than the address.
     pub meta_password: Option<Secret>,
+    /// The password of Redis sentinels.
+    #[serde(default)]
+    pub sentinel_password: Option<Secret>,
     /// An object-store credential of the Secret that takes precedence over the Format's.
     pub access_key: Option<Secret>,
     /// Likewise.
@@ -66,14 +71,38 @@ pub struct MountOptions {
     pub no_bgjob: bool,
     /// Extended attributes.
     pub enable_xattr: bool,
+    /// `security.capability` among them.
+    pub enable_cap: bool,
+    /// `security.selinux` among them.
+    pub enable_selinux: bool,
+    /// Inode flags, as chattr(1) sets them.
+    pub enable_ioctl: bool,
+    /// Direct reads and writes are sent in parts at the same time, and cannot be interrupted.
+    pub async_dio: bool,
     /// Directories of the disk cache; empty = memory only.
     pub cache_dir: Vec<PathBuf>,
     /// Size of all cache directories together.
     pub cache_size: ByteSize,
     /// Share of the cache's file system that stays free, 0.0 ..= 1.0.
     pub free_space_ratio: f32,
+    /// Which cached blocks make room for others.
+    pub cache_eviction: CacheEviction,
+    /// Cached blocks that nobody has used for so long are removed; zero = none is.
+    pub cache_expire: Duration,
+    /// How much of a cached block is compared with its checksums.
+    pub verify_cache_checksum: CacheChecksum,
+    /// Permissions of cached blocks.
+    pub cache_mode: u32,
     /// Also cache full blocks that are written.
     pub cache_large_write: bool,
+    /// Stage blocks on the local disk and upload them later.
+    pub writeback: bool,
+    /// Only blocks smaller than this are staged; zero = all.
+    pub writeback_threshold_size: ByteSize,
+    /// How long a staged block waits at least.
+    pub upload_delay: Duration,
+    /// Hours of the local day in which staged blocks are uploaded: from the first up to, not including, the second.
+    pub upload_hours: Option<(u32, u32)>,
     /// Bytes of write buffers and read-ahead together.
     pub buffer_size: ByteSize,
     /// Blocks to fetch ahead for random reads.
@@ -126,10 +155,22 @@ impl Default for MountOptions {
             heartbeat: Duration::from_secs(12),
             no_bgjob: false,
             enable_xattr: false,
+            enable_cap: false,
+            enable_selinux: false,
+            enable_ioctl: false,
+            async_dio: false,
             cache_dir: Vec::new(),
             cache_size: ByteSize(100 << 30),
             free_space_ratio: 0.1,
+            cache_eviction: CacheEviction::TwoRandom,
+            cache_expire: Duration::ZERO,
+            verify_cache_checksum: CacheChecksum::Extend,
+            cache_mode: 0o600,
             cache_large_write: false,
+            writeback: false,
+            writeback_threshold_size: ByteSize(0),
+            upload_delay: Duration::ZERO,
+            upload_hours: None,
             buffer_size: ByteSize(300 << 20),
             prefetch: 1,
             max_readahead: None,
@@ -150,6 +191,33 @@ impl Default for MountOptions {
             fuse_options: Vec::new(),
         }
     }
+}
+
+/// `cache-eviction`: which cached block makes room for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheEviction {
+    /// The older of two that chance picks.
+    #[serde(rename = "2-random")]
+    TwoRandom,
+    /// None; what does not fit is not cached.
+    None,
+    /// The one that was not used for the longest time.
+    Lru,
+}
+
+/// `verify-cache-checksum`: how much of a cached block is compared with its checksums when it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheChecksum {
+    /// Nothing; blocks are cached without checksums.
+    None,
+    /// Reads of whole blocks.
+    Full,
+    /// The units of 32 KiB that lie inside a read as a whole.
+    Shrink,
+    /// All units that a read touches.
+    Extend,
 }
 
 /// A mount option that cannot be used: names it, its value, and what would be right.
@@ -223,10 +291,22 @@ pub const MOUNT_OPTIONS: &[OptionSpec] = &[
     option("heartbeat", "SECONDS", "Interval of the session's heartbeat [default: 12]"),
     flag("no-bgjob", "Run no background jobs (clean-up of trash, deleted files, dead sessions)"),
     flag("enable-xattr", "Support extended attributes"),
+    flag("enable-cap", "Support security.capability among them"),
+    flag("enable-selinux", "Support security.selinux among them"),
+    flag("enable-ioctl", "Support the inode flags of chattr"),
+    flag("async-dio", "Send the parts of a direct read or write at the same time; nothing can interrupt them then"),
     option("cache-dir", "DIR[:DIR]", "Directories of the disk cache; `memory` for none"),
     option("cache-size", "MIB", "Size of the disk cache [default: 100G]"),
     option("free-space-ratio", "RATIO", "Share of the cache's file system that stays free [default: 0.1]"),
+    option("cache-eviction", "POLICY", "Which cached blocks make room: 2-random, none or lru [default: 2-random]"),
+    option("cache-expire", "TIME", "Remove cached blocks that were not used for so long [default: 0 = never]"),
+    option("verify-cache-checksum", "LEVEL", "Verify cached blocks: none, full, shrink or extend [default: extend]"),
+    option("cache-mode", "MODE", "Permissions of cached blocks [default: 0600]"),
     flag("cache-large-write", "Also cache full blocks when they are written"),
+    flag("writeback", "Stage blocks on the local disk and upload them in the background; others read them only then"),
+    option("writeback-threshold-size", "BYTES", "Stage only blocks smaller than this [default: 0 = all]"),
+    option("upload-delay", "TIME", "How long staged blocks wait at least [default: 0]"),
+    option("upload-hours", "START,END", "Hours of the day in which staged blocks are uploaded, such as 23,6"),
     option("buffer-size", "MIB", "Write buffers and read-ahead together [default: 300M]"),
     option("prefetch", "N", "Blocks to fetch ahead for random reads [default: 1]"),
     option("max-readahead", "MIB", "Largest read-ahead of one handle"),
@@ -268,6 +348,12 @@ impl MountOptions {
             "rw" => self.read_only = !option.flag()?,
             "no-bgjob" => self.no_bgjob = option.flag()?,
             "enable-xattr" => self.enable_xattr = option.flag()?,
+            "enable-cap" => self.enable_cap = option.flag()?,
+            "enable-selinux" => self.enable_selinux = option.flag()?,
+            "async-dio" => self.async_dio = option.flag()?,
+            "enable-ioctl" => self.enable_ioctl = option.flag()?,
+            "writeback" => self.writeback = option.flag()?,
+            "upload-hours" => self.upload_hours = option.hours()?,
             "cache-large-write" => self.cache_large_write = option.flag()?,
             "hide-internal" => self.hide_internal = option.flag()?,
             "prefix-internal" => self.prefix_internal = option.flag()?,
@@ -276,6 +362,8 @@ impl MountOptions {
             "storage" => self.storage = Some(option.text()?),
             "metrics" => self.metrics = Some(option.text()?),
             "cache-dir" => self.cache_dir = option.directories()?,
+            "cache-eviction" => self.cache_eviction = option.named("2-random, none or lru")?,
+            "verify-cache-checksum" => self.verify_cache_checksum = option.named("none, full, shrink or extend")?,
             _ => return self.set_number(&option),
         }
         Ok(())
@@ -293,9 +381,13 @@ impl MountOptions {
             "get-timeout" => self.get_timeout = option.duration()?,
             "put-timeout" => self.put_timeout = option.duration()?,
             "io-timeout" => self.io_timeout = option.duration()?,
+            "cache-mode" => self.cache_mode = option.mode()?,
+            "cache-expire" => self.cache_expire = option.duration()?,
             "cache-size" => self.cache_size = option.size(1 << 20)?,
             "buffer-size" => self.buffer_size = option.size(1 << 20)?,
             "max-readahead" => self.max_readahead = Some(option.size(1 << 20)?),
+            "writeback-threshold-size" => self.writeback_threshold_size = option.size(1)?,
+            "upload-delay" => self.upload_delay = option.duration()?,
             "max-fuse-io" => self.max_fuse_io = option.size(1)?,
             "free-space-ratio" => self.free_space_ratio = option.ratio()?,
             "prefetch" => self.prefetch = option.number("a number of blocks")?,
@@ -340,12 +432,36 @@ impl Given<'_> {
         Ok(if text == "memory" { Vec::new() } else { text.split([':', ',']).map(PathBuf::from).collect() })
     }
 
+    /// One of the names that a type has in its serialized form.
+    fn named<T: DeserializeOwned>(&self, expected: &'static str) -> Result<T, OptionError> {
+        let name: StrDeserializer<'_, serde::de::value::Error> = self.value.into_deserializer();
+        T::deserialize(name).map_err(|_unknown| self.wrong(expected))
+    }
+
+    /// Without read and write for the owner the cache would be of no use.
+    fn mode(&self) -> Result<u32, OptionError> {
+        match u32::from_str_radix(self.value, 8) {
+            Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 => Ok(mode),
+            _ => Err(self.wrong("octal permissions that let the owner read and write, such as 0600")),
+        }
+    }
+
     fn duration(&self) -> Result<Duration, OptionError> {
         parse_duration(self.value).map_err(|error| self.wrong(error.expected))
     }
 
     fn size(&self, unit: u64) -> Result<ByteSize, OptionError> {
         ByteSize::parse_with_unit(self.value, unit).map_err(|error| self.wrong(error.expected))
+    }
+
+    fn hours(&self) -> Result<Option<(u32, u32)>, OptionError> {
+        let hour = |text: &str| text.trim().parse().ok().filter(|hour| *hour < 24);
+        let hours = self.value.split_once([',', '-']).and_then(|(start, end)| Some((hour(start)?, hour(end)?)));
+        match hours {
+            Some(hours) => Ok(Some(hours)),
+            None if self.value.is_empty() => Ok(None),
+            None => Err(self.wrong("two hours of the day, 0 to 23, such as 23,6")),
+        }
     }
 
     fn ratio(&self) -> Result<f32, OptionError> {
@@ -395,6 +511,38 @@ mod tests {
         assert_eq!(unknown.to_string(), "unknown mount option \"cache-sise\"");
         let wrong = options.apply(["attr-cache=soon"]).expect_err("no duration");
         assert!(wrong.to_string().starts_with("mount option attr-cache=soon: expected a duration"), "{wrong}");
+    }
+
+    #[test]
+    fn staging_options_are_read() {
+        let mut options = MountOptions::default();
+        options.apply(["writeback", "upload-delay=1m", "upload-hours=23-6"]).expect("all are right");
+        assert!(options.writeback);
+        assert_eq!((options.upload_delay, options.upload_hours), (Duration::from_secs(60), Some((23, 6))));
+        for wrong in ["upload-hours=24,1", "upload-hours=3", "writeback=maybe"] {
+            options.apply([wrong]).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn cache_options_are_read_and_wrong_ones_named() {
+        let mut options = MountOptions::default();
+        options
+            .apply(["cache-eviction=lru", "verify-cache-checksum=shrink", "cache-expire=1h", "cache-mode=0644"])
+            .expect("all are right");
+        assert_eq!(options.cache_eviction, CacheEviction::Lru);
+        assert_eq!(options.verify_cache_checksum, CacheChecksum::Shrink);
+        assert_eq!((options.cache_expire, options.cache_mode), (Duration::from_secs(3600), 0o644));
+        for (wrong, right) in [
+            ("cache-eviction=random", "2-random, none or lru"),
+            ("cache-eviction=", "2-random, none or lru"),
+            ("verify-cache-checksum=all", "none, full, shrink or extend"),
+            ("cache-mode=888", "octal permissions that let the owner read and write, such as 0600"),
+            ("cache-mode=0400", "octal permissions that let the owner read and write, such as 0600"),
+        ] {
+            let error = options.apply([wrong]).expect_err(wrong);
+            assert_eq!(error.to_string(), format!("mount option {wrong}: expected {right}"));
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct VolumeSecrets {
     pub meta: MetaUrl,
     /// The engine's password when the address has none.
     pub meta_password: Option<Secret>,
+    /// The password of Redis sentinels.
+    pub sentinel_password: Option<Secret>,
     /// Kind of object storage: `s3`, `file`.
     pub storage: Option<String>,
     /// The bucket's address.
@@ -51,6 +53,8 @@ struct Wishes {
     hash_prefix: bool,
     enable_acl: bool,
     storage_class: Option<String>,
+    encrypt_key: Option<Secret>,
+    encrypt_algo: Option<String>,
 }
 
 impl VolumeSecrets {
@@ -71,18 +75,21 @@ impl VolumeSecrets {
         let meta_text =
             members.required("metaurl", "the address of the metadata engine, such as redis://host:6379/1")?;
         let meta_password = env(&["REDIS_PASSWORD", "META_PASSWORD"]);
+        let sentinel_password = env(&["SENTINEL_PASSWORD"]);
         let meta: MetaUrl = meta_text.parse()?;
+        let meta = meta.with_sentinel_password(sentinel_password.clone().map(|password| password.0));
         Ok(Self {
             name: name(members.required("name", "the name of the file system")?)?,
             meta_text: Secret(meta_text.to_owned()),
             meta: meta.or_password(meta_password.clone().map(|password| password.0)),
             meta_password,
+            sentinel_password,
             storage: members.get("storage").map(str::to_lowercase),
             bucket: members.get("bucket").map(str::to_owned),
             access_key: either(&["access-key", "accesskey"], "ACCESS_KEY"),
             secret_key: either(&["secret-key", "secretkey"], "SECRET_KEY"),
             session_token: either(&["session-token"], "SESSION_TOKEN"),
-            passphrase: env(&["JFS_RSA_PASSPHRASE"]),
+            passphrase: members.untrimmed("passphrase").or_else(|| env(&["JFS_RSA_PASSPHRASE"])),
             wishes: Wishes::read(&members, &options)?,
         })
     }
@@ -94,10 +101,8 @@ impl VolumeSecrets {
     pub(crate) fn new_format(&self, name: &str) -> Result<Format> {
         let why = "no file system is formatted there yet, and a new one needs it";
         let storage = self.storage.clone().ok_or(Error::MissingSecret { name: "storage", why })?;
-        let mut bucket = self.bucket.clone().ok_or(Error::MissingSecret { name: "bucket", why })?;
-        if storage == "file" && !bucket.ends_with('/') {
-            bucket.push('/');
-        }
+        let bucket = self.bucket.clone().ok_or(Error::MissingSecret { name: "bucket", why })?;
+        let bucket = stored_bucket(&storage, bucket);
         let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.0.clone()).unwrap_or_default();
         let wishes = &self.wishes;
         let mut format = Format::new(name, &storage, &bucket);
@@ -113,6 +118,8 @@ impl VolumeSecrets {
         format.hash_prefix = wishes.hash_prefix;
         format.enable_acl = wishes.enable_acl;
         format.storage_class = wishes.storage_class.clone().unwrap_or_default();
+        format.encrypt_key = text(&wishes.encrypt_key);
+        format.encrypt_algo = wishes.encrypt_algo.clone().unwrap_or(format.encrypt_algo);
         format.validate().map_err(member_of)?;
         Ok(format)
     }
@@ -133,7 +140,7 @@ impl VolumeSecrets {
         format.secret_key = text(&self.secret_key, &format.secret_key);
         format.session_token = text(&self.session_token, &format.session_token);
         format.storage = self.storage.clone().unwrap_or(format.storage);
-        format.bucket = self.bucket.clone().unwrap_or(format.bucket);
+        format.bucket = stored_bucket(&format.storage, self.bucket.clone().unwrap_or(format.bucket));
         let wishes = &self.wishes;
         format.block_size = wishes.block_size.map_or(format.block_size, Format::clamp_block_size);
         format.compression = wishes.compression.clone().unwrap_or(format.compression);
@@ -143,13 +150,37 @@ impl VolumeSecrets {
         format.shards = wishes.shards.unwrap_or(format.shards);
         format.hash_prefix |= wishes.hash_prefix;
         format.enable_acl |= wishes.enable_acl;
+        wishes.check_encryption(&format)?;
         format.raise_min_client_version();
         format.validate().map_err(member_of)?;
         Ok(format)
     }
 }
 
+/// The address as the Format has it: a directory ends with a slash (format.md §1).
+fn stored_bucket(storage: &str, mut bucket: String) -> String {
+    if storage == "file" && !bucket.ends_with('/') {
+        bucket.push('/');
+    }
+    bucket
+}
+
 impl Wishes {
+    /// Whether what is encrypted stays readable.
+    fn check_encryption(&self, stored: &Format) -> Result<()> {
+        let fixed = |name| {
+            let why = "it cannot be changed: the objects that are there would become unreadable".to_owned();
+            Err(Error::Secret { name, why })
+        };
+        if self.encrypt_key.as_ref().is_some_and(|key| key.0 != stored.encrypt_key) {
+            return fixed("encrypt_rsa_key");
+        }
+        if self.encrypt_algo.as_ref().is_some_and(|algorithm| *algorithm != stored.encrypt_algo) {
+            return fixed("encrypt-algo");
+        }
+        Ok(())
+    }
+
     fn read(members: &Members<'_>, options: &BTreeMap<String, String>) -> Result<Self> {
         let text = |name: &'static str| members.get(name).or(options.get(name).map(String::as_str));
         let size = |name: &'static str, unit| {
@@ -167,6 +198,9 @@ impl Wishes {
             hash_prefix: flag(text("hash-prefix"), "hash-prefix")?,
             enable_acl: flag(text("enable-acl"), "enable-acl")?,
             storage_class: text("storage-class").map(str::to_owned),
+            // Stored as it is in the file, line breaks included (format.md §5.4).
+            encrypt_key: members.untrimmed("encrypt_rsa_key"),
+            encrypt_algo: text("encrypt-algo").map(str::to_lowercase),
         })
     }
 }
@@ -184,6 +218,8 @@ fn member_of(error: stead_meta::Error) -> Error {
         "TrashDays" => "trash-days",
         "Capacity" => "capacity",
         "Inodes" => "inodes",
+        "EncryptKey" => "encrypt_rsa_key",
+        "EncryptAlgo" => "encrypt-algo",
         _ => return stead_meta::Error::Format { member, value, why }.into(),
     };
     Error::Secret { name, why: format!("{value}: {why}") }
@@ -197,6 +233,11 @@ impl<'a> Members<'a> {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
+    /// A secret, in which every byte counts.
+    fn untrimmed(&self, name: &str) -> Option<Secret> {
+        self.0.get(name).filter(|value| !value.trim().is_empty()).cloned().map(Secret)
+    }
+
     fn required(&self, name: &'static str, why: &'static str) -> Result<&'a str> {
         self.get(name).ok_or(Error::MissingSecret { name, why })
     }
@@ -206,10 +247,6 @@ fn refuse_unsupported(members: &Members<'_>) -> Result<()> {
     if members.get("token").is_some() && members.get("metaurl").is_none() {
         let why = "a token belongs to the Enterprise Edition; give metaurl";
         return Err(Error::Unsupported { what: "secret member token", why });
-    }
-    if members.get("encrypt_rsa_key").is_some() {
-        let why = "this version does not encrypt at rest";
-        return Err(Error::Unsupported { what: "secret member encrypt_rsa_key", why });
     }
     Ok(())
 }
@@ -240,7 +277,7 @@ fn flag(text: Option<&str>, name: &'static str) -> Result<bool> {
 
 /// `name=value,name,…`, the options of `format` as its command line has them.
 fn format_options(text: &str) -> Result<BTreeMap<String, String>> {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 11] = [
         "block-size",
         "compress",
         "trash-days",
@@ -251,6 +288,7 @@ fn format_options(text: &str) -> Result<BTreeMap<String, String>> {
         "enable-acl",
         "storage-class",
         "session-token",
+        "encrypt-algo",
     ];
     let mut options = BTreeMap::new();
     for option in text.split(',').map(str::trim).filter(|option| !option.is_empty()) {
@@ -335,7 +373,6 @@ mod tests {
             (with(&[("format-options", "bloc-size=hunter2")]), "bloc-size"),
             (with(&[("format-options", "hash-prefix=hunter2")]), "hash-prefix"),
             (with(&[("envs", "hunter2")]), "envs"),
-            (with(&[("encrypt_rsa_key", "hunter2")]), "encrypt_rsa_key"),
             (secret(&[("name", "vol"), ("token", "hunter2")]), "token"),
         ] {
             let error = VolumeSecrets::parse(&members).expect_err(named).to_string();
@@ -349,11 +386,29 @@ mod tests {
             (secret(&[("name", "vol"), ("metaurl", "redis://x")]), "storage"),
             (secret(&[("name", "vol"), ("metaurl", "redis://x"), ("storage", "s3")]), "bucket"),
             (with(&[("compress", "brotli")]), "compress"),
+            (with(&[("encrypt_rsa_key", "hunter2")]), "encrypt_rsa_key"),
+            (with(&[("encrypt_rsa_key", "-----BEGIN X"), ("encrypt-algo", "sm4gcm")]), "encrypt-algo"),
             (with(&[("shards", "4")]), "%d"),
         ] {
             let secrets = VolumeSecrets::parse(&members).expect("well-formed");
             let error = secrets.new_format("vol").expect_err(named).to_string();
-            assert!(error.contains(named), "{named}: {error}");
+            assert!(error.contains(named) && !error.contains("hunter2"), "{named}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_stored_as_it_is_and_never_replaced() {
+        let pem = "-----BEGIN RSA PRIVATE KEY-----\n";
+        let parse = |more: &[(&str, &str)]| VolumeSecrets::parse(&with(more)).expect("well-formed");
+        let format = parse(&[("encrypt_rsa_key", pem)]).new_format("vol").expect("valid");
+        assert_eq!((format.encrypt_key.as_str(), format.encrypt_algo.as_str()), (pem, "aes256gcm-rsa"));
+        parse(&[("encrypt_rsa_key", pem)]).changed(&format).expect("the same key");
+        parse(&[]).changed(&format).expect("nothing said");
+        for (member, value) in
+            [("encrypt_rsa_key", "-----BEGIN hunter2"), ("format-options", "encrypt-algo=chacha20-rsa")]
+        {
+            let error = parse(&[(member, value)]).changed(&format).expect_err(member).to_string();
+            assert!(error.contains("cannot be changed") && !error.contains("hunter2"), "{error}");
         }
     }
 

@@ -43,6 +43,7 @@ impl VolumeMount {
         let config = MountConfig {
             meta_url,
             meta_password: secrets.meta_password.clone(),
+            sentinel_password: secrets.sentinel_password.clone(),
             access_key: secrets.access_key.clone(),
             secret_key: secrets.secret_key.clone(),
             session_token: secrets.session_token.clone(),

@@ -6,7 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use stead_keeper::{Channel, Message};
 use stead_volume::MountConfig;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::error::{Error, StartError};
 use crate::serve::End;
@@ -74,7 +74,7 @@ async fn told_to_drain(channel: &Channel) {
             Ok((Message::Drain, _)) => return,
             Ok((other, _)) => warn!(message = other.kind(), "unexpected on the control socket"),
             Err(error) => {
-                info!(%error, "the control socket is closed; serving on");
+                debug!(%error, "the control socket is closed; serving on");
                 return std::future::pending().await;
             }
         }

@@ -114,6 +114,10 @@ pub enum ExitCode {
     Full = 7,
     /// The directory of the volume that was to be mounted does not exist.
     NoSubdir = 8,
+    /// A check found something wrong that was not repaired.
+    Damaged = 9,
+    /// Something that cannot be undone was not confirmed; nothing was done.
+    NotConfirmed = 10,
     /// The volume was removed or replaced while it was mounted; the Go client's code.
     VolumeGone = 11,
 }
@@ -142,7 +146,9 @@ fn meta_code(error: &stead_meta::Error) -> ExitCode {
         E::Unavailable { .. } => ExitCode::Unavailable,
         E::NotFormatted { .. } => ExitCode::NotFormatted,
         E::Format { .. } => ExitCode::BadFormat,
-        E::EngineFull { .. } | E::NoSpace { .. } | E::QuotaExceeded { .. } => ExitCode::Full,
+        E::EngineFull { .. } | E::NoSpace { .. } | E::QuotaExceeded { .. } | E::OwnerQuotaExceeded { .. } => {
+            ExitCode::Full
+        }
         E::NoEntry { .. }
         | E::NoInode { .. }
         | E::Exists { .. }
@@ -156,6 +162,7 @@ fn meta_code(error: &stead_meta::Error) -> ExitCode {
         | E::XattrExists { .. }
         | E::TooLarge { .. }
         | E::NotSupported { .. }
+        | E::Interrupted
         | E::ReadOnly
         | E::NoSession { .. }
         | E::Corrupt { .. }
@@ -167,10 +174,10 @@ fn meta_code(error: &stead_meta::Error) -> ExitCode {
 fn object_code(error: &stead_object::Error) -> ExitCode {
     use stead_object::Error as E;
     match error {
-        E::Config { .. } | E::NoBucket { .. } => ExitCode::BadInput,
+        E::Config { .. } | E::NoBucket { .. } | E::EncryptKey { .. } => ExitCode::BadInput,
         E::Denied { .. } => ExitCode::Denied,
         E::Temporary { .. } => ExitCode::Unavailable,
         E::Full { .. } => ExitCode::Full,
-        E::NotFound { .. } | E::Other { .. } => ExitCode::General,
+        E::NotFound { .. } | E::Corrupt { .. } | E::Other { .. } => ExitCode::General,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use stead_base::Tasks;
 use stead_meta::ops::Meta;
 use stead_telemetry::Page;
@@ -20,18 +21,12 @@ struct MountPage {
 
 impl Page for MountPage {
     fn metrics(&self) -> String {
-        labelled(&self.vfs.stats_text(), &self.labels)
+        self.vfs.metrics(&self.labels)
     }
 
     fn health(&self) -> Result<(), String> {
         Ok(())
     }
-}
-
-/// Adds labels to lines of the form `name value`.
-fn labelled(lines: &str, labels: &str) -> String {
-    let series = lines.lines().filter_map(|line| line.split_once(' '));
-    series.map(|(name, value)| format!("{name}{{{labels}}} {value}\n")).collect()
 }
 
 /// Serves `/metrics` and `/healthz` if the mount asks for it.
@@ -56,6 +51,7 @@ pub(crate) async fn start_page(
         .await
         .map_err(|error| Error::Io { what: "metrics".to_owned(), error })?;
     info!(%local, "metrics are served");
+    vfs.publish("Port", json!({ "PrometheusAgent": local.to_string() }));
     tasks.spawn("metrics", server);
     Ok(())
 }

@@ -7,22 +7,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::json;
 use stead_base::{Clock, Tasks};
-use stead_chunk::{ChunkConfig, ChunkStore, Compression};
+use stead_chunk::{ChunkConfig, ChunkStore, Compression, Eviction, UploadHours, Verify, Writeback};
 use stead_fuse::{FuseConfig, Session};
 use stead_meta::format::Format;
 use stead_meta::ops::{Meta, MetaOptions};
 use stead_meta::store::Store;
 use stead_meta::url::{ConnectOptions, MetaUrl, connect};
-use stead_object::Swappable;
 use stead_vfs::{Vfs, VfsConfig};
-use stead_volume::MountConfig;
+use stead_volume::{CacheChecksum, CacheEviction, MountConfig, MountOptions};
 use tracing::{info, warn};
 
 use crate::error::{Error, Stage, StartError};
 use crate::page::start_page;
 use crate::serve::Serving;
-use crate::storage::{Remover, check_owner, follow_format, object_store};
+use crate::storage::{Remover, Storage};
 
 /// The version that sessions carry: the Go program must be able to compare it.
 const CLIENT_VERSION: &str = concat!("1.4.0+stead-", env!("CARGO_PKG_VERSION"));
@@ -64,11 +64,11 @@ async fn run<T>(stage: Stage, work: impl Future<Output = Result<T, Error>>) -> R
 pub async fn start(config: MountConfig, fd: OwnedFd, process: Process) -> Result<Serving, StartError> {
     run(Stage::Checks, async { check(&config) }).await?;
     let (store, format) = run(Stage::Format, load_format(&config, &process)).await?;
-    let objects = Box::pin(run(Stage::Storage, open_storage(&format, &config))).await?;
-    let chunks = run(Stage::Chunk, async { open_chunks(&format, &config, &objects) }).await?;
+    let storage = Box::pin(run(Stage::Storage, Storage::open(&format, &config))).await?;
+    let chunks = run(Stage::Chunk, async { open_chunks(&format, &config, &process.clock, &storage) }).await?;
     let meta = run(Stage::Session, start_session(&config, &process, store, format, &chunks)).await?;
     let tasks = Tasks::new();
-    let served = Box::pin(serve(&config, fd, &process, &meta, &chunks, &objects, &tasks)).await;
+    let served = Box::pin(serve(&config, fd, &process, &meta, &chunks, storage, &tasks)).await;
     match served {
         Ok((vfs, session)) => Ok(Serving { config, meta, chunks, vfs, session, tasks }),
         Err(failed) => {
@@ -88,18 +88,19 @@ async fn serve(
     process: &Process,
     meta: &Arc<Meta>,
     chunks: &Arc<ChunkStore>,
-    objects: &Arc<Swappable>,
+    storage: Storage,
     tasks: &Tasks,
 ) -> Result<(Arc<Vfs>, Session), StartError> {
     let vfs = run(Stage::Vfs, async { Ok(open_vfs(config, process, meta, chunks)) }).await?;
     run(Stage::Background, async {
-        follow_format(meta, objects, config);
+        storage.follow_format(meta, tasks);
         meta.start_background();
         start_page(config, process, meta, &vfs, tasks).await
     })
     .await?;
     let fuse = FuseConfig {
         max_write: u32::try_from(config.options.max_fuse_io.0).unwrap_or(u32::MAX),
+        async_dio: config.options.async_dio,
         ..FuseConfig::default()
     };
     let handshake = async {
@@ -131,22 +132,25 @@ fn check_cache_dir(dir: &Path) -> Result<(), Error> {
 
 async fn load_format(config: &MountConfig, process: &Process) -> Result<(Arc<dyn Store>, Format), Error> {
     let password = config.meta_password.as_ref().map(|password| password.0.clone());
-    let url = config.meta_url.0.parse::<MetaUrl>()?.or_password(password);
+    let sentinel_password = config.sentinel_password.as_ref().map(|password| password.0.clone());
+    let url = config.meta_url.0.parse::<MetaUrl>()?.or_password(password).with_sentinel_password(sentinel_password);
     let mut options = ConnectOptions::new(Arc::clone(&process.clock));
     options.retry_for = config.options.io_timeout;
     let store = connect(&url, &options).await?;
     let format = Meta::load_format(&*store).await?;
     format.check_version(CLIENT_VERSION)?;
+    if format.change_log && !config.options.read_only {
+        warn!("the volume keeps a change log (ChangeLog): what changes through this mount will be missing from it");
+    }
     Ok((store, format))
 }
 
-async fn open_storage(format: &Format, config: &MountConfig) -> Result<Arc<Swappable>, Error> {
-    let objects = object_store(format, config).await?;
-    check_owner(&*objects, &format.uuid).await?;
-    Ok(Arc::new(Swappable::new(objects)))
-}
-
-fn open_chunks(format: &Format, config: &MountConfig, objects: &Arc<Swappable>) -> Result<Arc<ChunkStore>, Error> {
+fn open_chunks(
+    format: &Format,
+    config: &MountConfig,
+    clock: &Arc<dyn Clock>,
+    storage: &Storage,
+) -> Result<Arc<ChunkStore>, Error> {
     let options = &config.options;
     let chunk_config = ChunkConfig {
         block_size: format.block_bytes(),
@@ -156,13 +160,45 @@ fn open_chunks(format: &Format, config: &MountConfig, objects: &Arc<Swappable>) 
         cache_dirs: options.cache_dir.clone(),
         cache_size: options.cache_size.0,
         free_space_ratio: options.free_space_ratio,
+        eviction: match options.cache_eviction {
+            CacheEviction::TwoRandom => Eviction::TwoRandom,
+            CacheEviction::None => Eviction::None,
+            CacheEviction::Lru => Eviction::Lru,
+        },
+        cache_expire: options.cache_expire,
+        verify: match options.verify_cache_checksum {
+            CacheChecksum::None => Verify::None,
+            CacheChecksum::Full => Verify::Full,
+            CacheChecksum::Shrink => Verify::Shrink,
+            CacheChecksum::Extend => Verify::Extend,
+        },
+        cache_mode: options.cache_mode,
         cache_large_write: options.cache_large_write,
         buffer_size: options.buffer_size.0,
         max_uploads: options.max_uploads,
         max_downloads: options.max_downloads,
         prefetch: options.prefetch,
+        range_reads: format.encrypt_key.is_empty(),
+        writeback: writeback(options, clock),
+        requests: Arc::clone(storage.requests()),
+        ..ChunkConfig::default()
     };
-    Ok(ChunkStore::open(chunk_config, Arc::clone(objects) as Arc<dyn stead_object::ObjectStore>)?)
+    Ok(ChunkStore::open(chunk_config, storage.objects())?)
+}
+
+/// Where there is no disk cache nothing can be staged: as with the Go client, blocks are then uploaded at once.
+fn writeback(options: &MountOptions, clock: &Arc<dyn Clock>) -> Option<Writeback> {
+    let staging = options.writeback && !options.read_only;
+    if staging && (options.cache_dir.is_empty() || options.cache_size.0 == 0) {
+        warn!("writeback needs a disk cache, and there is none: blocks are uploaded before a write is durable");
+        return None;
+    }
+    staging.then(|| Writeback {
+        threshold: options.writeback_threshold_size.0,
+        delay: options.upload_delay,
+        hours: options.upload_hours.map(|(start, end)| UploadHours { start, end }),
+        clock: Arc::clone(clock),
+    })
 }
 
 fn compression(name: &str) -> Result<Compression, Error> {
@@ -196,6 +232,8 @@ async fn start_session(
         host_name: process.host_name.clone(),
         pid: process.pid,
         enable_xattr: options.enable_xattr,
+        enable_cap: options.enable_cap,
+        enable_selinux: options.enable_selinux,
         clock: Arc::clone(&process.clock),
         ..MetaOptions::default()
     };
@@ -218,12 +256,63 @@ fn open_vfs(config: &MountConfig, process: &Process, meta: &Arc<Meta>, chunks: &
         entry_cache: options.entry_cache,
         dir_entry_cache: options.dir_entry_cache,
         negative_entry_cache: options.negative_entry_cache,
+        open_cache: options.open_cache,
         hide_internal: options.hide_internal,
         prefix_internal: options.prefix_internal,
+        enable_ioctl: options.enable_ioctl,
         max_readahead: options.max_readahead.map_or_else(|| chunks.read_ahead_limit(), |size| size.0),
         uid: process.uid,
         gid: process.gid,
         ..VfsConfig::default()
     };
-    Vfs::new(vfs_config, Arc::clone(meta), Arc::clone(chunks), Arc::clone(&process.clock))
+    let vfs = Vfs::new(vfs_config, Arc::clone(meta), Arc::clone(chunks), Arc::clone(&process.clock));
+    publish(config, meta, chunks, &vfs);
+    vfs
+}
+
+/// What `.config` tells of the layers below and of the mount (format.md §6.2): durations in nanoseconds, sizes in bytes.
+fn publish(config: &MountConfig, meta: &Meta, chunks: &ChunkStore, vfs: &Vfs) {
+    let (options, format) = (&config.options, meta.format());
+    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let dirs: Vec<String> = options.cache_dir.iter().map(|dir| dir.join(&format.uuid).display().to_string()).collect();
+    vfs.publish(
+        "Chunk",
+        json!({
+            "CacheDir": dirs.join(":"),
+            "CacheMode": options.cache_mode,
+            "CacheChecksum": options.verify_cache_checksum,
+            "CacheEviction": options.cache_eviction,
+            "CacheExpire": nanos(options.cache_expire),
+            "CacheSize": options.cache_size.0,
+            "FreeSpace": options.free_space_ratio,
+            "AutoCreate": true,
+            "Compress": format.compression,
+            "MaxUpload": options.max_uploads,
+            "MaxDownload": options.max_downloads,
+            "MaxRetries": options.io_retries,
+            "UploadLimit": options.upload_limit.saturating_mul(1_000_000) / 8,
+            "DownloadLimit": options.download_limit.saturating_mul(1_000_000) / 8,
+            "HashPrefix": format.hash_prefix,
+            "BlockSize": chunks.block_size(),
+            "GetTimeout": nanos(options.get_timeout),
+            "PutTimeout": nanos(options.put_timeout),
+            "CacheFullBlock": true,
+            "CacheLargeWrite": options.cache_large_write,
+            "BufferSize": options.buffer_size.0,
+            "Readahead": options.max_readahead.map_or_else(|| chunks.read_ahead_limit(), |size| size.0),
+            "Prefetch": options.prefetch,
+        }),
+    );
+    vfs.publish(
+        "FuseOpts",
+        json!({
+            "MaxWrite": options.max_fuse_io.0,
+            "FsName": format!("JuiceFS:{}", format.name),
+            "Name": "juicefs",
+            "EnableLocks": true,
+            "EnableSymlinkCaching": true,
+            "EnableAcl": format.enable_acl,
+            "DisableXAttrs": !options.enable_xattr,
+        }),
+    );
 }

@@ -4,46 +4,158 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stead_base::SliceId;
+use stead_base::{SliceId, Tasks};
 use stead_chunk::ChunkStore;
 use stead_meta::format::Format;
 use stead_meta::ops::{Meta, SliceRemover};
-use stead_object::{ObjectStore, Policy, StorageConfig, Swappable};
+use stead_object::{Encrypted, Limits, ObjectStore, Policy, Requests, StorageConfig, Swappable};
 use stead_volume::{MountConfig, Secret};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::error::Error;
 
-/// Where the Format, or what the mount overrides of it, says that the objects are.
-fn storage_config(format: &Format, mount: &MountConfig) -> StorageConfig {
-    let own = |given: &Option<Secret>, stored: &str| match given {
-        Some(secret) => Some(secret.0.clone()),
-        None => (!stored.is_empty()).then(|| stored.to_owned()),
-    };
-    StorageConfig {
-        storage: mount.options.storage.clone().unwrap_or_else(|| format.storage.clone()),
-        bucket: mount.options.bucket.clone().unwrap_or_else(|| format.bucket.clone()),
-        access_key: own(&mount.access_key, &format.access_key),
-        secret_key: own(&mount.secret_key, &format.secret_key),
-        session_token: own(&mount.session_token, &format.session_token),
-        shards: format.shards,
+/// After how long a storage that could not be used is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// The object storage of a volume as one mount uses it: its place and limits are those of the Format, as far as the mount
+/// does not say otherwise.
+pub(crate) struct Storage {
+    mount: MountConfig,
+    /// Where [`Storage::objects`] are.
+    place: StorageConfig,
+    objects: Arc<Swappable>,
+    limits: Arc<Limits>,
+    requests: Arc<Requests>,
+}
+
+impl Storage {
+    /// Opens the storage.
+    ///
+    /// # Errors
+    /// A storage type, bucket address or key that cannot be right, a passphrase that does not open the key, a bucket
+    /// that is not there or belongs to another volume. Whether it answers at all shows at the first request.
+    pub(crate) async fn open(format: &Format, mount: &MountConfig) -> Result<Self, Error> {
+        let (upload, download) = limits(format, mount);
+        let (limits, requests) = (Arc::new(Limits::new(upload, download)), Arc::default());
+        let place = place(format, mount)?;
+        let objects = object_store(format, mount, &place, policy(format, mount, &limits, &requests)).await?;
+        let objects = Arc::new(Swappable::new(objects));
+        Ok(Self { mount: mount.clone(), place, objects, limits, requests })
+    }
+
+    /// The objects, wherever they are at a time.
+    pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects) as Arc<dyn ObjectStore>
+    }
+
+    /// How the attempts to reach them went.
+    pub(crate) fn requests(&self) -> &Arc<Requests> {
+        &self.requests
+    }
+
+    /// Applies changes of the Format without a restart, until `tasks` end.
+    pub(crate) fn follow_format(mut self, meta: &Meta, tasks: &Tasks) {
+        let (sender, mut formats) = watch::channel(meta.format());
+        meta.on_reload(Box::new(move |format| drop(sender.send_replace(Arc::new(format.clone())))));
+        let stop = tasks.stopping();
+        tasks.spawn("storage", async move {
+            let follow = async {
+                let mut done = true;
+                while another(&mut formats, done).await {
+                    let format = Arc::clone(&formats.borrow_and_update());
+                    done = self.follow(&format).await;
+                }
+            };
+            stop.run_until_cancelled(follow).await.unwrap_or(());
+        });
+    }
+
+    /// Whether the storage is the one that the Format names now.
+    async fn follow(&mut self, format: &Format) -> bool {
+        let (upload, download) = limits(format, &self.mount);
+        self.limits.set(upload, download);
+        let moved = self.move_to(format).await;
+        if let Err(error) = &moved {
+            warn!(%error, "the Format names a storage that cannot be used; the old one stays");
+        }
+        moved.is_ok()
+    }
+
+    async fn move_to(&mut self, format: &Format) -> Result<(), Error> {
+        let place = place(format, &self.mount)?;
+        if place != self.place {
+            let policy = policy(format, &self.mount, &self.limits, &self.requests);
+            let store = Box::pin(object_store(format, &self.mount, &place, policy)).await?;
+            info!(store = store.describe(), "the volume's storage has changed");
+            self.objects.replace(store);
+            self.place = place;
+        }
+        Ok(())
     }
 }
 
-/// The store of the volume's objects, with retries, timeouts, limits and the volume's prefix.
-///
-/// # Errors
-/// A storage type or bucket address that cannot be right. Whether the bucket answers shows at the first request.
-pub(crate) async fn object_store(format: &Format, mount: &MountConfig) -> Result<Arc<dyn ObjectStore>, Error> {
+/// Waits for another Format, or for the time to try again; false when there will be none.
+async fn another(formats: &mut watch::Receiver<Arc<Format>>, done: bool) -> bool {
+    let changed = formats.changed();
+    if done {
+        return changed.await.is_ok();
+    }
+    tokio::time::timeout(AGAIN, changed).await.map_or(true, |changed| changed.is_ok())
+}
+
+/// Where the Format, or what the mount overrides of it, says that the objects are.
+fn place(format: &Format, mount: &MountConfig) -> Result<StorageConfig, Error> {
     let mut format = format.clone();
     format.decrypt_secrets()?;
-    if !format.encrypt_key.is_empty() {
-        let why = "encryption at rest is not supported by this version".to_owned();
-        let value = "(a key)".to_owned();
-        return Err(stead_meta::Error::Format { member: "EncryptKey", value, why }.into());
+    let own = |given: &Option<Secret>, stored: String| match given {
+        Some(secret) => Some(secret.0.clone()),
+        None => (!stored.is_empty()).then_some(stored),
+    };
+    Ok(StorageConfig {
+        storage: mount.options.storage.clone().unwrap_or(format.storage),
+        bucket: mount.options.bucket.clone().unwrap_or(format.bucket),
+        access_key: own(&mount.access_key, format.access_key),
+        secret_key: own(&mount.secret_key, format.secret_key),
+        session_token: own(&mount.session_token, format.session_token),
+        shards: format.shards,
+    })
+}
+
+/// Upload and download limit in bytes per second, 0 = none.
+fn limits(format: &Format, mount: &MountConfig) -> (u64, u64) {
+    let options = &mount.options;
+    let limit = |own: u64, stored: u64| if own > 0 { own.saturating_mul(1_000_000) / 8 } else { stored };
+    let upload = limit(options.upload_limit, format.upload_bytes_per_second());
+    (upload, limit(options.download_limit, format.download_bytes_per_second()))
+}
+
+fn policy(format: &Format, mount: &MountConfig, limits: &Arc<Limits>, requests: &Arc<Requests>) -> Policy {
+    Policy {
+        prefix: format!("{}/", format.name),
+        retries: mount.options.io_retries,
+        get_timeout: mount.options.get_timeout,
+        put_timeout: mount.options.put_timeout,
+        limits: Arc::clone(limits),
+        requests: Arc::clone(requests),
     }
-    let raw = stead_object::open(&storage_config(&format, mount)).await?;
-    Ok(stead_object::decorate(raw, &policy(&format, mount)))
+}
+
+/// The store of the volume's objects, with retries, timeouts, limits, the volume's prefix and its encryption; it is the
+/// volume's own.
+async fn object_store(
+    format: &Format,
+    mount: &MountConfig,
+    place: &StorageConfig,
+    policy: Policy,
+) -> Result<Arc<dyn ObjectStore>, Error> {
+    let mut format = format.clone();
+    format.decrypt_secrets()?;
+    let encryption = stead_volume::encryption(&format, mount.passphrase.as_ref())?;
+    let raw = stead_object::open(place).await?;
+    let store = Encrypted::around(stead_object::decorate(raw, &policy), encryption);
+    check_owner(&*store, &format.uuid).await?;
+    Ok(store)
 }
 
 /// How long a bucket may take to say whose it is.
@@ -51,7 +163,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Refuses a bucket that is not there, that we may not read, or that belongs to another volume (format.md §1.3). One that
 /// does not answer now may later: requests to it are retried, so it is only warned of.
-pub(crate) async fn check_owner(objects: &dyn ObjectStore, uuid: &str) -> Result<(), Error> {
+async fn check_owner(objects: &dyn ObjectStore, uuid: &str) -> Result<(), Error> {
     let store = objects.describe();
     match tokio::time::timeout(PATIENCE, objects.get("juicefs_uuid", None)).await {
         Ok(Ok(found)) if found == uuid.as_bytes() => Ok(()),
@@ -73,36 +185,6 @@ pub(crate) async fn check_owner(objects: &dyn ObjectStore, uuid: &str) -> Result
             Ok(())
         }
     }
-}
-
-fn policy(format: &Format, mount: &MountConfig) -> Policy {
-    let options = &mount.options;
-    let limit = |own: u64, stored: u64| if own > 0 { own.saturating_mul(1_000_000) / 8 } else { stored };
-    Policy {
-        prefix: format!("{}/", format.name),
-        retries: options.io_retries,
-        get_timeout: options.get_timeout,
-        put_timeout: options.put_timeout,
-        upload_limit: limit(options.upload_limit, format.upload_bytes_per_second()),
-        download_limit: limit(options.download_limit, format.download_bytes_per_second()),
-    }
-}
-
-/// Applies a changed storage or limit of the Format without a restart.
-pub(crate) fn follow_format(meta: &Arc<Meta>, objects: &Arc<Swappable>, mount: &MountConfig) {
-    let (objects, mount) = (Arc::clone(objects), mount.clone());
-    meta.on_reload(Box::new(move |format| {
-        let (objects, mount, format) = (Arc::clone(&objects), mount.clone(), format.clone());
-        tokio::spawn(async move {
-            match object_store(&format, &mount).await {
-                Ok(store) => {
-                    info!(store = store.describe(), "the Format changed");
-                    objects.replace(store);
-                }
-                Err(error) => warn!(%error, "the Format names a storage that cannot be used; the old one stays"),
-            }
-        });
-    }));
 }
 
 /// Lets the metadata layer remove blocks.

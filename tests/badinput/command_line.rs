@@ -14,11 +14,13 @@ use tempfile::TempDir;
 /// A refusal may not take longer.
 const SOON: Duration = Duration::from_secs(10);
 
+const GENERAL: i32 = 1;
 const BAD_INPUT: i32 = 2;
 const DENIED: i32 = 3;
 const UNAVAILABLE: i32 = 4;
 const NOT_FORMATTED: i32 = 5;
 const BAD_FORMAT: i32 = 6;
+const NOT_CONFIRMED: i32 = 10;
 
 fn stead(arguments: &[&str]) -> Output {
     run(Command::new(tools::stead()).args(arguments), Duration::from_secs(60))
@@ -233,4 +235,85 @@ fn a_mount_that_cannot_be() {
     refusals.check(&["umount", &shown], BAD_INPUT, &[&shown]);
     assert!(!is_mounted(&point));
     assert_eq!(fs::read_to_string(&file).expect("read"), "not a directory");
+}
+
+#[test]
+fn what_an_operator_cannot_mean() {
+    let mut refusals = Refusals::default();
+    let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
+    let url = volume.url.as_str();
+    let garbage = volume.path().join("garbage");
+    fs::write(&garbage, "{\n\"Setting\": nothing}").expect("written");
+    let garbage = garbage.display().to_string();
+    let other = format!("sqlite3://{}", volume.path().join("other.db").display());
+    for (arguments, code, words) in [
+        (&["quota", "set", url, "--path", "/"][..], BAD_INPUT, &["--capacity", "--inodes"][..]),
+        (&["quota", "set", url, "--capacity", "1"], BAD_INPUT, &["--path"]),
+        (&["quota", "set", url, "--path", "up", "--capacity", "1"], BAD_INPUT, &["--path up"]),
+        (&["quota", "set", url, "--path", "/", "--capacity", "much"], BAD_INPUT, &["--capacity", "much"]),
+        (&["quota", "get", url, "--path", "/"], BAD_INPUT, &["/", "no quota"]),
+        (&["quota", "get", url, "--gid", "7"], BAD_INPUT, &["--gid 7", "no quota"]),
+        (&["quota", "get", url, "--gid", "7", "--uid", "7"], BAD_INPUT, &["--gid", "--uid"]),
+        (&["quota", "forbid", url], BAD_INPUT, &["forbid"]),
+        (&["config", url, "--trash-days", "-1"], BAD_INPUT, &["--trash-days"]),
+        (&["config", url, "--storage", "nosuch", "--yes"], BAD_INPUT, &["nosuch"]),
+        (&["config", url, "--min-client-version", "soon", "--yes"], BAD_INPUT, &["--min-client-version", "soon"]),
+        (&["config", url, "--changelog"], BAD_INPUT, &["--changelog"]),
+        (&["config", url, "--bucket", "/nowhere"], NOT_CONFIRMED, &["--yes"]),
+        (&["dump", url, "--binary"], BAD_INPUT, &["--binary"]),
+        (&["dump", url, "/nowhere/file"], GENERAL, &["/nowhere/file"]),
+        (&["dump", url, "-", "--subdir", "/nosuch"], GENERAL, &["nosuch"]),
+        (&["load", url, &garbage], BAD_INPUT, &["holds metadata already"]),
+        (&["load", &other, &garbage], BAD_INPUT, &["line 2"]),
+        (&["load", &other, "/nowhere/file"], GENERAL, &["/nowhere/file"]),
+        (&["fsck", url, "--repair"], BAD_INPUT, &["--path"]),
+        (&["fsck", url, "--path", "up"], BAD_INPUT, &["--path up"]),
+        (&["fsck", url, "--path", "/nosuch"], GENERAL, &["nosuch"]),
+        (&["gc", url, "--threads", "0"], BAD_INPUT, &["--threads"]),
+        (&["restore", url, "yesterday"], BAD_INPUT, &["yesterday"]),
+        (&["destroy", url, "no-uuid", "--yes"], BAD_INPUT, &["no-uuid"]),
+        (&["status", url, "--session", "77"], BAD_INPUT, &["77"]),
+        (&["rmr", "/nowhere/x"], BAD_INPUT, &["/nowhere/x"]),
+        (&["rmr", "/usr"], BAD_INPUT, &["/usr", "no mounted volume"]),
+        (&["clone", "/usr/bin", "/usr/nosuch"], BAD_INPUT, &["/usr/bin", "no mounted volume"]),
+        (&["warmup"], BAD_INPUT, &["--file"]),
+        (&["warmup", "/usr"], BAD_INPUT, &["/usr"]),
+        (&["summary", "/nowhere"], BAD_INPUT, &["/nowhere"]),
+        (&["compact", "/usr"], BAD_INPUT, &["/usr"]),
+        (&["info", "/usr"], BAD_INPUT, &["/usr"]),
+        (&["stats", "/usr"], BAD_INPUT, &["/usr"]),
+        (&["stats", "/usr", "--schema", "x"], BAD_INPUT, &["--schema", "'x'"]),
+        (&["bench", "/nowhere"], BAD_INPUT, &["/nowhere"]),
+        (&["bench", "/tmp", "--block-size", "0"], BAD_INPUT, &["--block-size"]),
+    ] {
+        refusals.check(arguments, code, words);
+    }
+}
+
+/// The settings of a volume stay as they are when its objects are not where the new ones say.
+#[test]
+fn a_volume_that_is_there_is_not_formatted_into_nowhere() {
+    let volume = TempVolume::format(Engine::Redis, Client::Stead, &[]);
+    let before = stead(&["status", &volume.url]).stdout;
+    let elsewhere = volume.scratch("elsewhere").display().to_string();
+    let mut refusals = Refusals::default();
+    let format = ["format", volume.url.as_str(), volume.name.as_str()];
+    refusals.check(&[&format[..], &["--storage", "oss"]].concat(), BAD_INPUT, &["oss"]);
+    refusals.check(
+        &[&format[..], &["--storage", "file", "--bucket", &elsewhere]].concat(),
+        BAD_INPUT,
+        &["bucket", &elsewhere],
+    );
+    assert_eq!(stead(&["status", &volume.url]).stdout, before);
+    let bucket = volume.bucket().display().to_string();
+    let same = stead(&[&format[..], &["--storage", "file", "--bucket", &bucket, "--trash-days", "3"]].concat());
+    assert_eq!(same.code, Some(0), "{}", same.text());
+}
+
+#[test]
+fn nobody_who_reads_is_no_reason_to_panic() {
+    let volume = TempVolume::format(Engine::Sqlite, Client::Stead, &[]);
+    let script = format!("{} status '{}' | true; exit ${{PIPESTATUS[0]}}", tools::stead().display(), volume.url);
+    let ended = run(Command::new("bash").args(["-c", &script]), SOON);
+    assert!(matches!(ended.code, Some(0 | 141)) && ended.stderr.is_empty(), "{}", ended.text());
 }

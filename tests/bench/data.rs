@@ -7,51 +7,66 @@ use std::path::Path;
 use std::time::Instant;
 
 use stead_tests::pattern::{self, mix};
-use stead_tests::{Client, Mount, TempVolume};
+use stead_tests::{Client, Mount};
 
 use crate::metadata::drop_kernel_caches;
-use crate::resident;
 use crate::table::Table;
+use crate::{Side, resident, settle};
 
 const MIB: usize = 1 << 20;
 const RANDOM_READS: u64 = 5000;
 
-/// Measures on a mount and on a second one with an empty cache.
-pub(crate) fn sequential(volume: &TempVolume, mount: Mount, mib: u64, client: Client, table: &mut Table) {
+/// Measures on the mounts, and on second ones with an empty cache.
+pub(crate) fn sequential(sides: [Side; 2], mib: u64, table: &mut Table) {
+    for side in &sides {
+        settle();
+        write(&side.mount.path().join("large"), mib, side.client, table);
+        table.add("resident memory, after the work", "MiB", side.client, resident(&side.mount));
+    }
+    let cold = sides.map(|side| {
+        side.mount.unmount();
+        Side { mount: Mount::start(side.client, &side.volume, "cold", &[]), ..side }
+    });
+    for from in ["store", "disk cache"] {
+        for side in &cold {
+            settle();
+            drop_kernel_caches();
+            read(&format!("sequential read 1 MiB from {from}"), side, mib, table);
+        }
+    }
+    // From memory, right after it was filled.
+    for side in &cold {
+        fs::read(side.mount.path().join("large")).expect("read");
+        read("sequential read 1 MiB from page cache", side, mib, table);
+    }
+    for side in &cold {
+        settle();
+        drop_kernel_caches();
+        random(side, mib, table);
+    }
+    cold.into_iter().for_each(|side| side.mount.unmount());
+}
+
+fn write(large: &Path, mib: u64, client: Client, table: &mut Table) {
     let block = pattern::bytes(1, MIB);
     let begun = Instant::now();
-    let mut file = File::create(mount.path().join("large")).expect("made");
+    let mut file = File::create(large).expect("made");
     (0..mib).for_each(|_| file.write_all(&block).expect("written"));
     file.sync_all().expect("synced");
     drop(file);
     table.add("sequential write 1 MiB + fsync", "MB/s", client, throughput(mib, begun));
-    table.add("resident memory, after the work", "MiB", client, resident(&mount));
-    mount.unmount();
-
-    let mount = Mount::start(client, volume, "cold", &[]);
-    let large = mount.path().join("large");
-    for from in ["store", "disk cache"] {
-        drop_kernel_caches();
-        read(&format!("sequential read 1 MiB from {from}"), &large, mib, client, table);
-    }
-    read("sequential read 1 MiB from page cache", &large, mib, client, table);
-    drop_kernel_caches();
-    random(&large, mib, client, table);
-    mount.unmount();
-    // The blocks of this client must not weigh on the next one's disk.
-    fs::remove_dir_all(volume.bucket()).expect("removed");
 }
 
-fn read(name: &str, large: &Path, mib: u64, client: Client, table: &mut Table) {
+fn read(name: &str, side: &Side, mib: u64, table: &mut Table) {
     let mut buffer = vec![0; MIB];
     let begun = Instant::now();
-    let mut file = File::open(large).expect("opened");
+    let mut file = File::open(side.mount.path().join("large")).expect("opened");
     (0..mib).for_each(|_| file.read_exact(&mut buffer).expect("read"));
-    table.add(name, "MB/s", client, throughput(mib, begun));
+    table.add(name, "MB/s", side.client, throughput(mib, begun));
 }
 
-fn random(large: &Path, mib: u64, client: Client, table: &mut Table) {
-    let file = File::open(large).expect("opened");
+fn random(side: &Side, mib: u64, table: &mut Table) {
+    let file = File::open(side.mount.path().join("large")).expect("opened");
     let pages = mib * 256;
     let mut buffer = [0; 4096];
     let begun = Instant::now();
@@ -59,7 +74,8 @@ fn random(large: &Path, mib: u64, client: Client, table: &mut Table) {
         file.read_exact_at(&mut buffer, mix(n) % pages * 4096).expect("read");
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    table.add("random read 4K from disk cache", "1/s", client, RANDOM_READS as f64 / begun.elapsed().as_secs_f64());
+    let rate = RANDOM_READS as f64 / begun.elapsed().as_secs_f64();
+    table.add("random read 4K from disk cache", "1/s", side.client, rate);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

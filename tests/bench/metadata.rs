@@ -10,6 +10,7 @@ use std::time::Instant;
 use stead_tests::{Client, Mount, Redis};
 
 use crate::table::Table;
+use crate::{Side, processor_time, settle};
 
 /// Commands that carry no request of the file system: connections, loading of scripts, this program's own questions.
 const NOT_COUNTED: [&str; 9] = ["info", "config", "client", "hello", "ping", "script", "auth", "select", "quit"];
@@ -18,11 +19,15 @@ const COUNTED: u64 = 200;
 type Step = fn(&Path, u64) -> std::io::Result<()>;
 
 /// Runs each kind of operation `files` times in each of `threads` threads, each thread in a directory of its own.
-pub(crate) fn operations(mount: &Mount, threads: u64, files: u64, client: Client, table: &mut Table) {
-    let root = mount.path().join(format!("threads-{threads}"));
-    let dirs: Vec<PathBuf> = (0..threads).map(|n| root.join(n.to_string())).collect();
-    dirs.iter().for_each(|dir| fs::create_dir_all(dir).expect("made"));
-    let steps: [(&str, Step); 7] = [
+pub(crate) fn operations(sides: &[Side], threads: u64, files: u64, table: &mut Table) {
+    let dirs_of = |side: &Side| -> Vec<PathBuf> {
+        let root = side.mount.path().join(format!("threads-{threads}"));
+        (0..threads).map(|n| root.join(n.to_string())).collect()
+    };
+    for side in sides {
+        dirs_of(side).iter().for_each(|dir| fs::create_dir_all(dir).expect("made"));
+    }
+    let steps: [(&str, Step); 8] = [
         ("mkdir", |dir, n| fs::create_dir(dir.join(format!("dir-{n}")))),
         ("create", |dir, n| File::create_new(dir.join(format!("empty-{n}"))).map(drop)),
         ("create + write 4K + close", |dir, n| File::create_new(dir.join(format!("file-{n}")))?.write_all(&[1; 4096])),
@@ -30,34 +35,50 @@ pub(crate) fn operations(mount: &Mount, threads: u64, files: u64, client: Client
         ("open + read 4K + close", read_small),
         ("rename", |dir, n| fs::rename(dir.join(format!("file-{n}")), dir.join(format!("renamed-{n}")))),
         ("unlink", |dir, n| fs::remove_file(dir.join(format!("renamed-{n}")))),
+        ("rmdir", |dir, n| fs::remove_dir(dir.join(format!("dir-{n}")))),
     ];
+    let before: Vec<f64> = sides.iter().map(|side| processor_time(&side.mount)).collect();
     for (name, step) in steps {
-        if name == "stat" {
-            drop_kernel_caches();
+        if name == "rmdir" {
+            sides.iter().for_each(|side| list(&dirs_of(side), side.client, table));
         }
-        let begun = Instant::now();
-        thread::scope(|scope| {
-            dirs.iter().for_each(|dir| {
-                scope.spawn(move || {
-                    (0..files).for_each(|n| step(dir, n).unwrap_or_else(|error| panic!("{name}: {error}")))
-                });
+        for side in sides {
+            settle();
+            if name == "stat" {
+                drop_kernel_caches();
+            }
+            let dirs = dirs_of(side);
+            let begun = Instant::now();
+            thread::scope(|scope| {
+                for dir in &dirs {
+                    let all = || (0..files).try_for_each(|n| step(dir, n));
+                    scope.spawn(move || all().unwrap_or_else(|error| panic!("{name}: {error}")));
+                }
             });
-        });
-        let label = format!("{name}, {threads} thread{}", if threads == 1 { "" } else { "s" });
-        table.add(&label, "1/s", client, rate(files * threads, begun));
+            table.add(&label(name, threads), "1/s", side.client, rate(files * threads, begun));
+        }
     }
-    list(&dirs, client, table);
+    for (side, before) in sides.iter().zip(before) {
+        #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
+        let operations = (steps.len() as u64 * files * threads) as f64;
+        let each = (processor_time(&side.mount) - before) / operations;
+        table.add(&label("processor time of the client per operation", threads), "µs", side.client, each);
+    }
+}
+
+fn label(name: &str, threads: u64) -> String {
+    format!("{name}, {threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 
 fn list(dirs: &[PathBuf], client: Client, table: &mut Table) {
+    settle();
     drop_kernel_caches();
     let begun = Instant::now();
     let entries: u64 = thread::scope(|scope| {
         let threads: Vec<_> = dirs.iter().map(|dir| scope.spawn(|| list_with_attributes(dir))).collect();
         threads.into_iter().map(|thread| thread.join().expect("a lister ends")).sum()
     });
-    let label = format!("readdir + stat of each, {} thread{}", dirs.len(), if dirs.len() == 1 { "" } else { "s" });
-    table.add(&label, "entries/s", client, rate(entries, begun));
+    table.add(&label("readdir + stat of each", dirs.len() as u64), "entries/s", client, rate(entries, begun));
 }
 
 fn list_with_attributes(dir: &Path) -> u64 {
@@ -96,9 +117,8 @@ pub(crate) fn round_trips(mount: &Mount, redis: &Redis, client: Client, table: &
         (0..COUNTED).for_each(|n| step(&dir, n).expect("done"));
         let after = Served::ask(redis);
         table.add(&format!("round trips to Redis per {name}"), "", client, per_operation(after.reads - before.reads));
-        println!("{client:?}, Redis commands per {name}: {}", after.since(&before));
+        eprintln!("{client:?}, Redis commands per {name}: {}", after.since(&before));
     }
-    println!();
 }
 
 /// What a server has done so far.

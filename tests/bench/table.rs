@@ -11,8 +11,8 @@ pub(crate) struct Table {
 struct Row {
     name: String,
     unit: &'static str,
-    go: Option<f64>,
-    ours: Option<f64>,
+    go: Vec<f64>,
+    ours: Vec<f64>,
 }
 
 impl Table {
@@ -20,15 +20,15 @@ impl Table {
         Self { title: title.to_owned(), rows: Vec::new() }
     }
 
-    /// Notes a figure of one client.
+    /// Notes a figure of one client; the median of several counts.
     pub(crate) fn add(&mut self, name: &str, unit: &'static str, client: Client, value: f64) {
         let index = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
-            self.rows.push(Row { name: name.to_owned(), unit, go: None, ours: None });
+            self.rows.push(Row { name: name.to_owned(), unit, go: Vec::new(), ours: Vec::new() });
             self.rows.len() - 1
         });
         match client {
-            Client::Go => self.rows[index].go = Some(value),
-            Client::Stead => self.rows[index].ours = Some(value),
+            Client::Go => self.rows[index].go.push(value),
+            Client::Stead => self.rows[index].ours.push(value),
         }
     }
 
@@ -37,18 +37,27 @@ impl Table {
         println!("| {} | unit | Go client 1.4.2 | stead | stead / Go |\n|---|---|---:|---:|---:|", self.title);
         for row in &self.rows {
             let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
-            let ratio = row.go.zip(row.ours).map(|(go, ours)| ours / go);
+            let (go, ours) = (median(&row.go), median(&row.ours));
+            // Of each round by itself: what disturbs the machine for a while meets both clients alike.
+            let ratio = median(&row.go.iter().zip(&row.ours).map(|(go, ours)| ours / go).collect::<Vec<_>>());
             println!(
                 "| {} | {} | {} | {} | {} |",
                 row.name,
                 row.unit,
-                shown(row.go),
-                shown(row.ours),
+                shown(go),
+                shown(ours),
                 ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"))
             );
         }
         println!();
     }
+}
+
+/// The middle one; `None` when there is none.
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 fn number(value: f64) -> String {

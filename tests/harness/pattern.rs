@@ -43,10 +43,19 @@ pub fn write(file: &mut File, seed: u64, size: u64, step: usize) -> std::io::Res
     Ok(())
 }
 
-/// Why a file does not hold `size` bytes of a seed's content; `None` when it does.
+/// Why a file does not hold `size` bytes of a seed's content, and nothing more; `None` when it does.
 pub fn check(path: &Path, seed: u64, size: u64) -> Option<String> {
+    check_reader(path, File::open(path), seed, size)
+}
+
+/// The same for a file that may be longer.
+pub fn check_prefix(path: &Path, seed: u64, size: u64) -> Option<String> {
+    check_reader(path, File::open(path).map(|file| file.take(size)), seed, size)
+}
+
+fn check_reader(path: &Path, opened: std::io::Result<impl Read>, seed: u64, size: u64) -> Option<String> {
     let fault = |what: String| Some(format!("{}: {what}", path.display()));
-    let mut file = match File::open(path) {
+    let mut file = match opened {
         Ok(file) => file,
         Err(error) => return fault(error.to_string()),
     };
@@ -67,7 +76,7 @@ pub fn check(path: &Path, seed: u64, size: u64) -> Option<String> {
     }
 }
 
-fn read_full(file: &mut File, out: &mut [u8]) -> std::io::Result<usize> {
+fn read_full(file: &mut impl Read, out: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < out.len() {
         match file.read(&mut out[filled..])? {

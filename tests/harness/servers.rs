@@ -1,14 +1,16 @@
 //! Redis and MinIO on free loopback ports, each with a directory of its own.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::{Process, eventually, pause};
+use nix::sys::signal::Signal;
+
+use crate::process::{Process, children, eventually, pause, signal_to};
 use crate::tools;
 
 const STARTS: Duration = Duration::from_secs(30);
@@ -30,8 +32,12 @@ pub fn free_port() -> u16 {
 pub struct RedisOptions {
     /// Append-only file, synced at every write.
     pub durable: bool,
+    /// A supervisor starts it again when it dies.
+    pub comes_back: bool,
     /// `requirepass`.
     pub password: Option<String>,
+    /// Follows the server on this port of 127.0.0.1.
+    pub replica_of: Option<u16>,
 }
 
 /// A Redis server.
@@ -58,7 +64,7 @@ impl Redis {
 
     /// Starts it again on the same port with what it had kept.
     pub fn resume(&mut self) {
-        let mut command = Command::new(tools::redis_server());
+        let mut command = if self.options.comes_back { supervised() } else { Command::new(tools::redis_server()) };
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", ""]);
         command.args(["--maxmemory-policy", "noeviction", "--dir"]).arg(self.dir.path());
         if self.options.durable {
@@ -67,7 +73,15 @@ impl Redis {
         if let Some(password) = &self.options.password {
             command.args(["--requirepass", password]);
         }
+        if let Some(master) = self.options.replica_of {
+            command.args(["--replicaof", &format!("127.0.0.1 {master}")]);
+        }
         let mut process = Process::start("redis-server", &mut command, &self.dir.path().join("log"));
+        self.wait_until_it_answers(&mut process);
+        self.process = Some(process);
+    }
+
+    fn wait_until_it_answers(&self, process: &mut Process) {
         let begun = Instant::now();
         loop {
             process.expect_alive();
@@ -83,7 +97,23 @@ impl Redis {
             );
             pause(Duration::from_millis(20));
         }
+    }
+
+    /// `kill -9`, and waits until its supervisor has brought it back. Nothing is forked from this process, which may
+    /// hold files open that wait for the very server.
+    pub fn kill_and_wait(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        let servers = children(process.id());
+        assert_eq!(servers.len(), 1, "a supervisor of one server");
+        signal_to(servers[0], Signal::SIGKILL);
+        eventually("the server is gone", STARTS, || (!children(process.id()).contains(&servers[0])).then_some(()));
+        self.wait_until_it_answers(&mut process);
         self.process = Some(process);
+    }
+
+    /// `kill -9`; [`Redis::resume`] brings it back.
+    pub fn kill(&mut self) {
+        self.process.take().expect("it runs").kill();
     }
 
     /// Stops it in an orderly way; [`Redis::resume`] brings it back.
@@ -103,19 +133,124 @@ impl Redis {
     }
 
     fn try_ask(&self, line: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(self.address())?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let password = self.options.password.as_ref().filter(|_| line != "PING");
         let login = password.map(|password| format!("AUTH {password}\r\n")).unwrap_or_default();
-        stream.write_all(format!("{login}{line}\r\nQUIT\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        ask(self.port, line, &login)
     }
 
-    fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
+}
+
+/// A Redis server and its replica, and three sentinels that make the one the master when the other dies.
+pub struct Watched {
+    master: Redis,
+    replica: Redis,
+    sentinels: Vec<Sentinel>,
+}
+
+struct Sentinel {
+    _process: Process,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl Watched {
+    /// Starts all of them, and waits until they know each other.
+    pub fn start() -> Self {
+        let master = Redis::start();
+        let options = RedisOptions { replica_of: Some(master.port), ..RedisOptions::default() };
+        let replica = Redis::start_with(options);
+        let sentinels = (0..3).map(|_number| Sentinel::start(master.port)).collect();
+        let group = Self { master, replica, sentinels };
+        group.wait_until_safe();
+        group
+    }
+
+    /// A volume's address: the name of the group, and its sentinels.
+    pub fn url(&self, db: u32) -> String {
+        let sentinels: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        format!("redis://main,{}/{db}", sentinels.join(","))
+    }
+
+    /// `kill -9` of the master once its replica has everything that was acknowledged: replication is asynchronous, and
+    /// what it loses is not the client's to prevent. Waits until the replica is the master; the dead one comes back as
+    /// its replica.
+    pub fn fail_over(&mut self) {
+        self.wait_until_safe();
+        self.master.ask("CLIENT PAUSE 60000 WRITE");
+        let offset = |server: &Redis| info(server, "master_repl_offset");
+        let all = offset(&self.master);
+        eventually("the replica has everything", STARTS, || (offset(&self.replica) == all).then_some(()));
+        self.master.kill();
+        eventually("the replica is the master", STARTS, || (info(&self.replica, "role") == "master").then_some(()));
+        std::mem::swap(&mut self.master, &mut self.replica);
+        self.master.options.replica_of = None;
+        self.replica.options.replica_of = Some(self.master.port);
+        self.replica.resume();
+    }
+
+    /// Every sentinel could do its work now.
+    fn wait_until_safe(&self) {
+        let master = format!("address=127.0.0.1:{},slaves=1,sentinels=3", self.master.port);
+        for sentinel in &self.sentinels {
+            eventually("the sentinels know each other and the replica", STARTS, || {
+                let known = ask(sentinel.port, "INFO sentinel", "").ok()?;
+                (known.contains("status=ok") && known.contains(&master)).then_some(())
+            });
+        }
+        eventually("the replica follows", STARTS, || (info(&self.replica, "master_link_status") == "up").then_some(()));
+    }
+}
+
+/// One member of what a server tells of its replication; empty when it tells nothing of it.
+fn info(server: &Redis, member: &str) -> String {
+    let told = server.ask("INFO replication");
+    let value = told.lines().find_map(|line| line.strip_prefix(member)?.strip_prefix(':'));
+    value.unwrap_or_default().to_owned()
+}
+
+impl Sentinel {
+    fn start(master: u16) -> Self {
+        let dir = tempfile::Builder::new().prefix("sentinel-").tempdir().expect("a temporary directory");
+        let port = free_port();
+        let config = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 5000\n",
+            dir.path().display(),
+        );
+        let file = dir.path().join("sentinel.conf");
+        std::fs::write(&file, config).expect("the directory is ours");
+        let mut command = Command::new(tools::redis_server());
+        let mut process = Process::start("sentinel", command.arg(&file).arg("--sentinel"), &dir.path().join("log"));
+        eventually("the sentinel answers", STARTS, || {
+            process.expect_alive();
+            ask(port, "PING", "").is_ok_and(|answer| answer.starts_with("+PONG")).then_some(())
+        });
+        Self { _process: process, port, _dir: dir }
+    }
+}
+
+/// Sends one inline command on a new connection, after `login`, and gives the raw answer.
+fn ask(port: u16, line: &str, login: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(format!("{login}{line}\r\nQUIT\r\n").as_bytes())?;
+    // Sentinels do not know QUIT.
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A shell that runs the server with the arguments that follow, again and again.
+fn supervised() -> Command {
+    const LOOP: &str = r#"trap 'kill $pid; wait; exit' TERM; while :; do "$@" & pid=$!; wait $pid; sleep 0.5; done"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", LOOP, "sh"]).arg(tools::redis_server());
+    command
 }
 
 /// A MinIO server with one bucket made on demand.
@@ -145,6 +280,11 @@ impl Minio {
             healthy(port).then_some(())
         });
         Self { _process: process, port, dir }
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// `http://127.0.0.1:PORT/BUCKET`.

@@ -7,10 +7,24 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Opens the RSA key that tests format encrypted volumes with; no other volume looks at it.
+pub const RSA_PASSPHRASE: (&str, &str) = ("JFS_RSA_PASSPHRASE", "secret42");
+
 /// A number that the runner may set, such as rounds.
 pub fn number(name: &str, default: u64) -> u64 {
     variable(name)
         .map_or(default, |text| text.parse().unwrap_or_else(|_no_number| panic!("{name}={text}: expected a number")))
+}
+
+/// A text that the runner may set.
+pub fn text(name: &str) -> Option<String> {
+    variable(name)
+}
+
+/// The crates that the binary is made of.
+pub fn sources() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    required(tests.with_file_name("src"), "this repository")
 }
 
 /// The binary under test: `STEAD_BIN`, or the release build of this workspace.

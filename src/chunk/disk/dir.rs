@@ -4,12 +4,12 @@
 //! path. Other processes, the Go client among them, may use the directory at the same time: a file that is not in the index
 //! is looked for all the same, and a scan at start and once an hour takes over what others have changed.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -18,18 +18,28 @@ use bytes::Bytes;
 use lru::LruCache;
 use nix::sys::statvfs::statvfs;
 use parking_lot::Mutex;
+use stead_base::failpoint;
 use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::file::{self, CacheFile, Unusable};
+use super::file::{self, CacheFile, Rules, Unusable};
+use super::health::{Health, Kind, Patience, Turn};
 use super::index::{self, Index};
 use super::scan;
+use super::waiting::Waiting;
 use crate::block::{BlockId, Naming};
 use crate::usage::Counters;
-use crate::{Error, Result};
+use crate::{Error, Eviction, Result};
 
 const SCAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// Files that nobody uses are looked for this often at least.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// The file with the identity of a directory.
+const LOCK: &str = ".lock";
+/// Whoever waits for the writing thread looks this often whether it hangs.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Files that are kept open. Blocks never change, so an open file stays right even when its name is gone.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
 
@@ -38,14 +48,19 @@ const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
 pub(super) struct Bounds {
     pub(super) capacity: u64,
     pub(super) free_space_ratio: f64,
+    pub(super) eviction: Eviction,
+    /// Files that nobody has used for so long are removed; zero: none is.
+    pub(super) expire: Duration,
+    pub(super) files: Rules,
     /// Bytes that may wait for the writing thread.
     pub(super) queue: u64,
+    pub(super) patience: Patience,
 }
 
 /// An open cache directory. Dropping it ends its thread once that has written what waits.
 #[derive(Debug)]
 pub(super) struct CacheDir {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -53,24 +68,34 @@ pub(super) struct CacheDir {
 pub(super) struct Shared {
     /// `<cache-dir>/<UUID>`.
     pub(super) root: PathBuf,
-    /// The text of `.lock`.
+    /// The text of [`LOCK`].
     id: String,
     pub(super) naming: Naming,
     pub(super) index: Index,
+    /// Staged blocks that no [`CacheDir::sync_staged`] has reached.
+    pub(super) unsynced: Mutex<HashSet<BlockId>>,
+    pub(super) syncing: Mutex<()>,
     /// Files that were read last.
     open: Mutex<LruCache<BlockId, Arc<CacheFile>>>,
-    bounds: Bounds,
-    queued: AtomicU64,
+    pub(super) bounds: Bounds,
+    health: Health,
+    waiting: Waiting,
     counters: Arc<Counters>,
 }
 
 enum Job {
-    Store(BlockId, Bytes),
+    /// Of what is in [`Waiting`].
+    Store(BlockId),
     Remove(BlockId),
     Flush(oneshot::Sender<()>),
 }
 
 impl CacheDir {
+    /// `<cache-dir>/<UUID>`.
+    pub(super) fn root(&self) -> &Path {
+        &self.shared.root
+    }
+
     /// Opens a directory, making it if need be, and starts its threads. An error says why it cannot be written.
     pub(super) fn open(
         dir: &Path,
@@ -80,7 +105,7 @@ impl CacheDir {
         counters: Arc<Counters>,
     ) -> Result<Self> {
         let root = dir.join(uuid);
-        let id = prepare(&root).map_err(|e| Error::CacheDir {
+        let id = prepare(&root, bounds.files.mode).map_err(|e| Error::CacheDir {
             path: root.clone(),
             why: format!("cannot be used, it has to be writable: {e}"),
         })?;
@@ -88,10 +113,13 @@ impl CacheDir {
             root,
             id,
             naming,
-            index: Index::new(bounds.capacity),
+            index: Index::new(bounds.capacity, bounds.eviction),
+            unsynced: Mutex::default(),
+            syncing: Mutex::default(),
             open: Mutex::new(LruCache::new(OPEN_FILES)),
             bounds,
-            queued: AtomicU64::new(0),
+            health: Health::new(bounds.patience, Instant::now()),
+            waiting: Waiting::new(bounds.queue),
             counters,
         });
         let (jobs, inbox) = mpsc::channel();
@@ -111,45 +139,55 @@ impl CacheDir {
         &self.shared.index
     }
 
+    /// Whether nothing is read from the directory and nothing stored since its disk fails.
+    pub(super) fn is_out_of_use(&self) -> bool {
+        self.shared.health.is_out()
+    }
+
+    /// Takes the directory out of use if an operation hangs.
+    pub(super) fn check(&self) {
+        self.shared.check();
+    }
+
     /// Reads verified bytes of a block; `None` if the file is missing or damaged, in which case it has been removed.
     pub(super) fn read(&self, block: BlockId, want: Range<u32>) -> Option<Bytes> {
         let shared = &self.shared;
-        match shared.file(block).and_then(|file| file.read(want)) {
-            Ok(data) => {
-                shared.index.touch(block);
-                return Some(data);
-            }
-            Err(Unusable::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(Unusable::Io(e)) => warn!(path = %shared.path(block).display(), error = %e, "cannot read a cache file"),
-            Err(Unusable::Damaged(why)) => {
-                let path = shared.path(block);
-                warn!(path = %path.display(), why, "damaged cache file deleted; its block is fetched again");
-                shared.counters.corrupt.add(1);
-                shared.unlink(block);
-            }
-        }
-        shared.forget(block);
-        None
+        let attempt = shared.health.begin(Kind::Read, Instant::now())?;
+        let found = shared.read(block, want);
+        let outcome = match &found {
+            Ok(_) | Err(Unusable::Damaged(_)) => Ok(()),
+            Err(Unusable::Io(error)) => Err(error),
+        };
+        shared.announce(attempt.end(outcome, Instant::now()));
+        shared.usable(block, found)
+    }
+
+    /// The same even if the directory is out of use.
+    pub(super) fn read_anyway(&self, block: BlockId, want: Range<u32>) -> Option<Bytes> {
+        self.shared.usable(block, self.shared.read(block, want))
     }
 
     /// The same without waiting: only from a file that is open, and only what the kernel has in memory.
     pub(super) fn read_now(&self, block: BlockId, want: Range<u32>) -> Option<Bytes> {
+        if self.is_out_of_use() {
+            return None;
+        }
         let file = self.shared.open.lock().get(&block).cloned()?;
         let data = file.read_now(want).ok()?;
         self.shared.index.touch(block);
         Some(data)
     }
 
-    /// Has a block written in the background, unless too much waits already.
+    /// Has a block written in the background, unless too much waits already or the directory is out of use.
     pub(super) fn store(&self, block: BlockId, data: Bytes) {
         let shared = &self.shared;
-        if shared.index.contains(block) || !shared.index.can_hold(block) {
+        shared.check();
+        let known = shared.index.contains(block) && !shared.health.is_out();
+        if known || !shared.index.can_hold(block) {
             return;
         }
-        let size = data.len() as u64;
-        let room = |queued: u64| Some(queued + size).filter(|&sum| sum <= shared.bounds.queue);
-        let queued = shared.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
-        if queued.is_err() || self.jobs.send(Job::Store(block, data)).is_err() {
+        let wanted = shared.health.admits(Kind::Write, Instant::now()) && shared.waiting.add(block, data);
+        if !wanted || self.jobs.send(Job::Store(block)).is_err() {
             shared.counters.drops.add(1);
         }
     }
@@ -157,30 +195,107 @@ impl CacheDir {
     /// Has a block's file removed in the background.
     pub(super) fn remove(&self, block: BlockId) {
         self.shared.forget(block);
-        // Without its thread the directory keeps a file that nobody will ask for again.
-        let _ = self.jobs.send(Job::Remove(block));
+        // Without its thread, or out of use, the directory keeps a file that nobody will ask for again.
+        if !self.is_out_of_use() {
+            let _ = self.jobs.send(Job::Remove(block));
+        }
     }
 
-    /// Waits until everything that was to be written or removed has been.
+    /// Waits until everything that was to be written or removed has been, or is given up since the disk fails.
     pub(super) async fn flush(&self) {
-        let (done, wait) = oneshot::channel();
-        if self.jobs.send(Job::Flush(done)).is_ok() {
-            // An error means that the thread has ended, and so has nothing more to do.
-            let _ = wait.await;
+        let (done, mut wait) = oneshot::channel();
+        if self.jobs.send(Job::Flush(done)).is_err() {
+            return;
+        }
+        // An error of the channel means that the thread has ended, and so has nothing more to do.
+        while timeout(FLUSH_INTERVAL, &mut wait).await.is_err() {
+            self.check();
+            if self.is_out_of_use() {
+                return;
+            }
         }
     }
 }
 
 impl Shared {
-    fn path(&self, block: BlockId) -> PathBuf {
+    pub(super) fn path(&self, block: BlockId) -> PathBuf {
         self.root.join("raw").join(self.naming.key(block))
+    }
+
+    /// Does something unless the directory is out of use.
+    pub(super) fn attempt<T>(&self, kind: Kind, work: impl FnOnce() -> io::Result<T>) -> Option<io::Result<T>> {
+        let attempt = self.health.begin(kind, Instant::now())?;
+        let done = work();
+        self.announce(attempt.end(done.as_ref().map(|_| ()), Instant::now()));
+        Some(done)
+    }
+
+    fn check(&self) {
+        self.announce(self.health.check(Instant::now()));
+    }
+
+    fn announce(&self, turn: Option<Turn>) {
+        let path = self.root.display();
+        match turn {
+            Some(Turn::Out { why: error, pause }) => {
+                // Nobody is to be kept from unmounting a disk that is dead.
+                self.open.lock().clear();
+                self.counters.drops.add(self.waiting.clear());
+                warn!(%path, error, ?pause, "a cache directory is out of use since its disk fails; it will be tried again");
+            }
+            Some(Turn::Still { why: error, pause }) => debug!(%path, error, ?pause, "a cache directory still fails"),
+            Some(Turn::Back) => info!(%path, "a cache directory is in use again"),
+            None => {}
+        }
+    }
+
+    fn read(&self, block: BlockId, want: Range<u32>) -> Result<Bytes, Unusable> {
+        self.file(block)?.read(want)
+    }
+
+    /// Tells of what cannot be used, and removes what is damaged.
+    fn usable(&self, block: BlockId, found: Result<Bytes, Unusable>) -> Option<Bytes> {
+        match found {
+            Ok(data) => {
+                self.index.touch(block);
+                return Some(data);
+            }
+            Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(Unusable::Io(error)) => self.warn(block, &error, "cannot read a cache file"),
+            Err(Unusable::Damaged(why)) => {
+                let path = self.path(block);
+                warn!(path = %path.display(), why, "damaged cache file deleted; its block is fetched again");
+                self.counters.corrupt.add(1);
+                // Why it could not be deleted has been told.
+                let _ = self.unlink(block);
+            }
+        }
+        self.forget(block);
+        None
+    }
+
+    /// Of a disk that is full, or out of use, enough is said elsewhere.
+    fn warn(&self, block: BlockId, error: &io::Error, what: &str) {
+        let path = self.path(block);
+        if error.kind() == io::ErrorKind::StorageFull || self.health.is_out() {
+            debug!(path = %path.display(), %error, "{what}");
+        } else {
+            warn!(path = %path.display(), %error, "{what}");
+        }
     }
 
     fn file(&self, block: BlockId) -> Result<Arc<CacheFile>, Unusable> {
         if let Some(file) = self.open.lock().get(&block) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(CacheFile::open(&self.path(block), block.len)?);
+        let verify = self.bounds.files.verify;
+        let file = match CacheFile::open(&self.path(block), block.len, verify) {
+            Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                CacheFile::open(&self.staged_path(block), block.len, verify)?
+            }
+            opened => opened?,
+        };
+        let file = Arc::new(file);
         self.open.lock().put(block, Arc::clone(&file));
         Ok(file)
     }
@@ -190,69 +305,109 @@ impl Shared {
         self.index.forget(block);
     }
 
-    fn unlink(&self, block: BlockId) {
+    fn unlink(&self, block: BlockId) -> io::Result<()> {
         self.open.lock().pop(&block);
-        let path = self.path(block);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                warn!(path = %path.display(), error = %e, "cannot remove a cache file");
+        match fs::remove_file(self.path(block)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.warn(block, &error, "cannot remove a cache file");
+                Err(error)
             }
-            _ => {}
+            _ => Ok(()),
         }
     }
 
-    fn store(&self, block: BlockId, data: &[u8]) {
-        let path = self.path(block);
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(format!(".{}.tmp", Uuid::new_v4().simple()));
-        if !self.make_room(block) {
-            debug!(path = %path.display(), "not cached: the disk is too full");
+    fn store(&self, block: BlockId) {
+        let Some(data) = self.waiting.get(block) else { return };
+        // Each step is an operation of its own: room for one block may take the removal of many.
+        let stored = loop {
+            match self.attempt(Kind::Write, || self.make_room_or_write(block, &data)) {
+                Some(Ok(false)) => {}
+                Some(Ok(true)) => break true,
+                Some(Err(error)) => {
+                    self.warn(block, &error, "cannot write a cache file");
+                    break false;
+                }
+                None => break false,
+            }
+        };
+        let given_up = !self.waiting.remove(block);
+        if stored {
+            self.index.touch(block);
+            self.counters.writes.add(1);
+            self.counters.write_bytes.add(data.len() as u64);
+        } else if !given_up {
             self.counters.drops.add(1);
+        }
+    }
+
+    /// Removes another file, if that is allowed, while a block does not fit into the capacity or does not leave the file
+    /// system its free share; else writes it. Whether it is written.
+    fn make_room_or_write(&self, block: BlockId, data: &[u8]) -> io::Result<bool> {
+        if failpoint::fails("chunk.cache.write") {
+            return Err(io::Error::other("fail point"));
+        }
+        let extra = index::cost(block);
+        if !self.index.has_room(extra) || !self.has_free_space(extra) {
+            let old = self.index.evict().ok_or(io::ErrorKind::StorageFull)?;
+            return self.evict(old).map(|()| false);
+        }
+        let path = self.path(block);
+        file::write(&path, &temporary(&path), data, self.bounds.files).map(|()| true)
+    }
+
+    fn evict(&self, old: BlockId) -> io::Result<()> {
+        self.unlink(old)?;
+        self.counters.evicts.add(1);
+        Ok(())
+    }
+
+    /// Removes what nobody has used for long.
+    pub(super) fn remove_expired(&self) {
+        if self.bounds.expire.is_zero() || self.health.is_out() {
             return;
         }
-        match file::write(&path, Path::new(&temporary), data) {
-            Ok(()) => {
-                self.index.touch(block);
-                self.counters.writes.add(1);
-                self.counters.write_bytes.add(data.len() as u64);
-            }
-            Err(e) => {
-                warn!(path = %path.display(), error = %e, "cannot write a cache file");
-                self.counters.drops.add(1);
-            }
+        for old in self.index.take_unused(self.bounds.expire) {
+            // What stays is found by the next scan.
+            let _ = self.attempt(Kind::Write, || self.evict(old));
         }
     }
 
-    /// Removes old files until a block fits into the capacity and leaves the file system its free share.
-    fn make_room(&self, block: BlockId) -> bool {
-        let extra = index::cost(block);
-        while let Some(old) = self.index.evict_for(extra) {
-            self.evict(old);
+    /// That this still is the directory that was opened: what is missing from another one, such as the one below a disk
+    /// that is not mounted any more, says nothing.
+    pub(super) fn confirm(&self) -> io::Result<()> {
+        let found = fs::read_to_string(self.root.join(LOCK));
+        if found.as_ref().is_ok_and(|id| id.trim() == self.id) {
+            return Ok(());
         }
-        while !self.has_free_space(extra) {
-            match self.index.evict_any() {
-                Some(old) => self.evict(old),
-                None => return false,
-            }
-        }
-        true
-    }
-
-    fn evict(&self, old: BlockId) {
-        self.unlink(old);
-        self.counters.evicts.add(1);
+        let why = found.map_or_else(|error| error.to_string(), |_other| "it is another one".to_owned());
+        Err(io::Error::other(format!("cache directory {}: {why}", self.root.display())))
     }
 
     fn has_free_space(&self, extra: u64) -> bool {
+        self.leaves_free(extra, self.bounds.free_space_ratio)
+    }
+
+    /// What is not in the store yet may take half of what the cache leaves free.
+    pub(super) fn has_room_to_stage(&self, extra: u64) -> bool {
+        self.leaves_free(extra, self.bounds.free_space_ratio / 2.0)
+    }
+
+    fn leaves_free(&self, extra: u64, ratio: f64) -> bool {
         let Ok(stat) = statvfs(&self.root) else {
             return true;
         };
-        let ratio = self.bounds.free_space_ratio;
         let enough = |free: u64, total: u64| total == 0 || as_f64(free) >= ratio * as_f64(total);
         let unit = stat.fragment_size();
         let free_bytes = (stat.blocks_available() * unit).saturating_sub(extra);
         enough(free_bytes, stat.blocks() * unit) && enough(stat.files_available(), stat.files())
     }
+}
+
+/// A name next to `path` for what is being written.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", Uuid::new_v4().simple()));
+    temporary.into()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share of a disk needs no more than 53 bits")]
@@ -263,12 +418,24 @@ fn as_f64(n: u64) -> f64 {
 /// The directory's thread: ends when the [`CacheDir`] is gone.
 fn work(shared: &Weak<Shared>, inbox: &mpsc::Receiver<Job>) {
     let mut next_scan = Instant::now();
+    let expire = shared.upgrade().map_or(Duration::ZERO, |shared| shared.bounds.expire);
+    let pause = if expire.is_zero() { SCAN_INTERVAL } else { expire.min(EXPIRY_INTERVAL) };
+    let mut next_expiry = Instant::now() + pause;
     loop {
+        if Instant::now() >= next_expiry {
+            if let Some(shared) = shared.upgrade() {
+                shared.remove_expired();
+            }
+            next_expiry = Instant::now() + pause;
+        }
         if Instant::now() >= next_scan {
-            scan::start(shared.clone());
+            if shared.upgrade().is_some_and(|shared| !shared.health.is_out()) {
+                scan::start(shared.clone());
+            }
             next_scan = Instant::now() + SCAN_INTERVAL;
         }
-        match inbox.recv_timeout(next_scan.saturating_duration_since(Instant::now())) {
+        let next = next_scan.min(next_expiry);
+        match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(job) => {
                 if let Some(shared) = shared.upgrade() {
                     run(&shared, job);
@@ -282,12 +449,10 @@ fn work(shared: &Weak<Shared>, inbox: &mpsc::Receiver<Job>) {
 
 fn run(shared: &Shared, job: Job) {
     match job {
-        Job::Store(block, data) => {
-            shared.store(block, &data);
-            shared.queued.fetch_sub(data.len() as u64, Ordering::Relaxed);
-        }
+        Job::Store(block) => shared.store(block),
         Job::Remove(block) => {
-            shared.unlink(block);
+            // Without success there is a file that nobody will ask for.
+            let _ = shared.attempt(Kind::Write, || shared.unlink(block));
             shared.forget(block);
         }
         Job::Flush(done) => {
@@ -298,9 +463,9 @@ fn run(shared: &Shared, job: Job) {
 }
 
 /// Makes the directories, proves that they can be written, and reads or writes the identity.
-fn prepare(root: &Path) -> io::Result<String> {
-    file::make_dir(&root.join("raw"))?;
-    let lock = root.join(".lock");
+fn prepare(root: &Path, mode: u32) -> io::Result<String> {
+    file::make_dir(&root.join("raw"), mode)?;
+    let lock = root.join(LOCK);
     let proposal = root.join(format!(".lock.{}.tmp", Uuid::new_v4().simple()));
     fs::write(&proposal, Uuid::new_v4().to_string())?;
     // A link never replaces: whoever comes first decides the identity, and it is whole when it appears.

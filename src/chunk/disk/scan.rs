@@ -4,6 +4,7 @@ use std::fs::{self, DirEntry, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
+use std::time::Duration;
 
 use tracing::{debug, warn};
 
@@ -49,8 +50,10 @@ fn scan(shared: &Weak<Shared>) {
     found.sort_unstable_by_key(|file| std::cmp::Reverse(file.used));
     if let Some(shared) = shared.upgrade() {
         debug!(root = %shared.root.display(), files = found.len(), "cache directory scanned");
-        let blocks: Vec<_> = found.into_iter().map(|file| file.block).collect();
-        shared.index.end_scan(&blocks);
+        let age = |used: i64| Duration::from_secs(u64::try_from(now - used).unwrap_or(0));
+        let found: Vec<_> = found.into_iter().map(|file| (file.block, age(file.used))).collect();
+        shared.index.end_scan(&found);
+        shared.remove_expired();
     }
 }
 
@@ -58,10 +61,7 @@ fn scan(shared: &Weak<Shared>) {
 fn look(shared: &Shared, dir: &Path, entry: &DirEntry, meta: &Metadata, now: i64) -> Option<Found> {
     let name = entry.file_name();
     let name = name.to_str()?;
-    if name.ends_with(".tmp") {
-        if meta.mtime() < now - STALE {
-            remove(&entry.path());
-        }
+    if is_leftover(entry, meta, now) {
         return None;
     }
     let block = parse_name(name)?;
@@ -75,6 +75,15 @@ fn look(shared: &Shared, dir: &Path, entry: &DirEntry, meta: &Metadata, now: i64
     Some(Found { used: meta.atime().max(meta.mtime()), block })
 }
 
+/// Whether this is a file that somebody is writing, or has left half-written: that one is removed.
+pub(super) fn is_leftover(entry: &DirEntry, meta: &Metadata, now: i64) -> bool {
+    let temporary = entry.file_name().as_encoded_bytes().ends_with(b".tmp");
+    if temporary && meta.mtime() < now - STALE {
+        remove(&entry.path());
+    }
+    temporary
+}
+
 fn remove(path: &Path) {
     if let Err(e) = fs::remove_file(path) {
         debug!(path = %path.display(), error = %e, "cannot remove a leftover");
@@ -82,6 +91,6 @@ fn remove(path: &Path) {
 }
 
 /// The file system's own time: the directory's modification, which opening it has just set.
-fn touched(root: &Path) -> Option<i64> {
+pub(super) fn touched(root: &Path) -> Option<i64> {
     fs::metadata(root).ok().map(|meta| meta.mtime())
 }

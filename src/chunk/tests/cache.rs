@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::Error;
+use crate::{Error, Eviction, Verify};
 
 const GOLDEN: &[u8] = b"hello world\n\xF0\xFF\x72\x92";
 
@@ -103,8 +103,13 @@ async fn damaged_files_are_deleted_and_fetched_again() {
     let data = pattern(6, BLOCK);
     let path = raw(dir.path(), &format!("chunks/0/0/6_0_{BLOCK}"));
     put(&open(on_disk(dir.path()), &objects), 6, &data).await;
-    let damages: [fn(&mut Vec<u8>); 3] =
-        [|bytes| bytes[100_000] ^= 4, |bytes| bytes.truncate(1000), |bytes| bytes.truncate(BLOCK as usize + 4)];
+    let damages: [fn(&mut Vec<u8>); 5] = [
+        |bytes| bytes[100_000] ^= 4,
+        |bytes| bytes.truncate(1000),
+        |bytes| bytes.truncate(BLOCK as usize + 4),
+        |bytes| bytes.extend_from_slice(b"more of it"),
+        |bytes| bytes.resize(2 * BLOCK as usize, 0),
+    ];
     for (round, damage) in damages.into_iter().enumerate() {
         for (off, len) in [(0, BLOCK), (100_000, 1)] {
             let store = open(on_disk(dir.path()), &objects);
@@ -128,7 +133,8 @@ async fn damaged_files_are_deleted_and_fetched_again() {
 async fn eviction_keeps_the_limit_and_what_was_used_last() {
     let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
     let cost = 100_000 + 4096;
-    let small = ChunkConfig { cache_size: 5 * cost, buffer_size: 1 << 20, ..on_disk(dir.path()) };
+    let small =
+        ChunkConfig { cache_size: 5 * cost, eviction: Eviction::Lru, buffer_size: 1 << 20, ..on_disk(dir.path()) };
     let store = open(small.clone(), &objects);
     for id in 1..=12 {
         put(&store, id, &pattern(id, 100_000)).await;
@@ -146,6 +152,73 @@ async fn eviction_keeps_the_limit_and_what_was_used_last() {
     put(&store, 13, &pattern(13, 100_000)).await;
     store.drain().await;
     assert_eq!(files(dir.path()).len(), 5);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_not_cached_where_nothing_may_leave() {
+    let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+    let limit = 3 * (1000 + 4096);
+    let store = open(ChunkConfig { cache_size: limit, eviction: Eviction::None, ..on_disk(dir.path()) }, &objects);
+    for id in 1..=5 {
+        put(&store, id, &pattern(id, 1000)).await;
+        store.drain().await;
+    }
+    assert_eq!(files(dir.path()), [1, 2, 3].map(|id| raw(dir.path(), &format!("chunks/0/0/{id}_0_1000"))));
+    let usage = store.usage();
+    assert_eq!((usage.blockcache_evicts, usage.blockcache_drops), (0, 2));
+    assert_eq!(store.read(SliceId(5), 1000, 0, 1000).await.unwrap(), pattern(5, 1000));
+}
+
+#[tokio::test]
+async fn the_size_is_kept_whoever_leaves() {
+    let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+    let limit = 5 * (1000 + 4096);
+    let store = open(ChunkConfig { cache_size: limit, ..on_disk(dir.path()) }, &objects);
+    for id in 1..=40 {
+        put(&store, id, &pattern(id, 1000)).await;
+        store.drain().await;
+    }
+    assert_eq!(files(dir.path()).len(), 5);
+    assert_eq!(store.usage().blockcache_evicts, 35);
+}
+
+#[tokio::test]
+async fn what_nobody_uses_expires() {
+    let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+    let store = open(on_disk(dir.path()), &objects);
+    for id in 1..=3 {
+        put(&store, id, &pattern(id, 1000)).await;
+    }
+    store.drain().await;
+    let old = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let times = fs::FileTimes::new().set_accessed(old).set_modified(old);
+    for id in [1, 3] {
+        let path = raw(dir.path(), &format!("chunks/0/0/{id}_0_1000"));
+        fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+    }
+    let fresh = raw(dir.path(), "chunks/0/0/2_0_1000");
+    let patient = open(ChunkConfig { cache_expire: Duration::from_secs(3600), ..on_disk(dir.path()) }, &objects);
+    eventually("the scan", || patient.usage().blockcache_evicts == 2).await;
+    assert_eq!(files(dir.path()), [fresh]);
+    let hasty = open(ChunkConfig { cache_expire: Duration::from_millis(100), ..on_disk(dir.path()) }, &objects);
+    eventually("the end of what is not used any longer", || files(dir.path()).is_empty()).await;
+    assert_eq!(hasty.read(SliceId(1), 1000, 0, 1000).await.unwrap(), pattern(1, 1000));
+}
+
+#[tokio::test]
+async fn files_without_checksums_are_written_and_read_by_whoever_wants_them() {
+    let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
+    let plain = ChunkConfig { verify: Verify::None, cache_mode: 0o644, ..on_disk(dir.path()) };
+    let store = open(plain, &objects);
+    put(&store, 1, b"hello world\n").await;
+    store.drain().await;
+    let path = raw(dir.path(), "chunks/0/0/1_0_12");
+    assert_eq!(fs::read(&path).unwrap(), b"hello world\n");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o111, 0o111);
+    let verifying = open(on_disk(dir.path()), &objects);
+    assert_eq!(&verifying.read(SliceId(1), 12, 6, 5).await.unwrap()[..], b"world");
+    assert_eq!(objects.get_count(), 0);
 }
 
 #[tokio::test]

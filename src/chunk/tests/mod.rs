@@ -1,10 +1,12 @@
 //! Tests of the whole crate against a store that can be made to fail.
 
 mod cache;
+mod failing;
 mod fake;
 mod model;
 mod read;
 mod speed;
+mod staging;
 mod write;
 
 use std::path::Path;

@@ -107,6 +107,25 @@ async fn concurrent_misses_share_one_request() {
 }
 
 #[tokio::test]
+async fn a_request_that_nobody_waits_for_ends_and_is_not_joined() {
+    let (objects, store, data) = filled(config()).await;
+    objects.close_gate();
+    for whole in [true, false] {
+        let want = if whole { (0, BLOCK) } else { (5000, 100) };
+        let reader = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.read(SliceId(1), SIZE, want.0, want.1).await }
+        });
+        eventually("request", || objects.running.load(Ordering::SeqCst) == 1).await;
+        reader.abort();
+        eventually("an end of the request", || objects.running.load(Ordering::SeqCst) == 0).await;
+    }
+    objects.open_gate();
+    assert_eq!(store.read(SliceId(1), SIZE, 5000, 100).await.unwrap(), data[5000..5100]);
+    assert_eq!(objects.get_count(), 3);
+}
+
+#[tokio::test]
 async fn concurrent_reads_of_the_same_range_share_one_request() {
     let (objects, store, data) = filled(config()).await;
     objects.close_gate();
@@ -189,7 +208,7 @@ async fn prefetched_blocks_are_in_memory() {
 }
 
 #[tokio::test]
-async fn prefetching_is_bounded_and_what_waits_can_be_cancelled() {
+async fn prefetching_is_bounded_and_can_be_cancelled() {
     let objects = Arc::new(FakeStore::default());
     let small = ChunkConfig { buffer_size: 1 << 20, ..config() };
     let size = 20 * BLOCK;
@@ -201,11 +220,12 @@ async fn prefetching_is_bounded_and_what_waits_can_be_cancelled() {
     store.prefetch_until(SliceId(1), size, 0, size, &cancelled);
     eventually("requests", || objects.running.load(Ordering::SeqCst) == 3).await;
     cancelled.cancel();
+    eventually("an end of the requests", || objects.running.load(Ordering::SeqCst) == 0).await;
     let demanded = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.read(SliceId(1), size, 10 * BLOCK, BLOCK).await }
     });
-    eventually("requests", || objects.running.load(Ordering::SeqCst) == 4).await;
+    eventually("request", || objects.running.load(Ordering::SeqCst) == 1).await;
     objects.open_gate();
     assert_eq!(demanded.await.unwrap().unwrap().len(), BLOCK as usize);
     store.drain().await;

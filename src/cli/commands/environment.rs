@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use stead_base::SystemClock;
 use stead_meta::url::MetaUrl;
+use stead_upkeep::Opened;
+use stead_volume::Secret;
 use stead_worker::Process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,8 @@ pub(crate) struct MetaAddress {
     pub(crate) text: String,
     /// A password that the environment has.
     pub(crate) password: Option<String>,
+    /// The password of sentinels that the environment has.
+    pub(crate) sentinel_password: Option<String>,
     /// Both together.
     pub(crate) url: MetaUrl,
 }
@@ -29,7 +33,8 @@ pub(crate) struct MetaAddress {
 /// Reads an engine's address; a password that it lacks is looked for where the Go client looks (format.md §8).
 pub(crate) fn meta_address(text: &str) -> Result<MetaAddress, Failure> {
     let password = meta_password()?;
-    let url = text.parse::<MetaUrl>()?.or_password(password.clone());
+    let sentinel_password = variable("SENTINEL_PASSWORD");
+    let url = text.parse::<MetaUrl>()?.or_password(password.clone()).with_sentinel_password(sentinel_password.clone());
     let text = match &url {
         MetaUrl::Sqlite { path } => {
             let path = std::path::absolute(path).map_err(|error| Failure::usage(format!("{text}: {error}")))?;
@@ -37,7 +42,13 @@ pub(crate) fn meta_address(text: &str) -> Result<MetaAddress, Failure> {
         }
         MetaUrl::Redis(_) => text.to_owned(),
     };
-    Ok(MetaAddress { text, password, url })
+    Ok(MetaAddress { text, password, sentinel_password, url })
+}
+
+/// Connects to a volume whose engine has this address.
+pub(crate) async fn open(address: &MetaAddress) -> Result<Opened, Failure> {
+    let passphrase = variable("JFS_RSA_PASSPHRASE").map(Secret);
+    Ok(Opened::connect(&address.url, &process().clock, passphrase).await?)
 }
 
 fn meta_password() -> Result<Option<String>, Failure> {
@@ -61,6 +72,12 @@ pub(crate) fn process() -> Process {
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
     }
+}
+
+/// Ends this process as `kill -9` does, leaving everything as it is.
+pub(crate) fn kill_self() {
+    // SIGKILL to oneself is always permitted.
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
 }
 
 /// A token that SIGTERM or SIGINT cancels.

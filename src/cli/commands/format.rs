@@ -1,6 +1,7 @@
 //! `stead format`: makes a volume, or changes the settings of one.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use stead_volume::{Existing, VolumeSecrets};
 
@@ -10,7 +11,7 @@ use crate::exit::{Code, Failure};
 
 pub(crate) async fn run(args: FormatArgs) -> Result<(), Failure> {
     let address = environment::meta_address(&args.meta.meta_url)?;
-    let members = members(&args, address.text);
+    let members = members(&args, address.text)?;
     let failed = |error| failure(error, &members);
     let mut wanted = VolumeSecrets::parse(&members).map_err(failed)?;
     wanted.meta = address.url;
@@ -23,7 +24,7 @@ pub(crate) async fn run(args: FormatArgs) -> Result<(), Failure> {
 }
 
 /// The options under the names that a Secret has, so that both are read by the same rules.
-fn members(args: &FormatArgs, meta_url: String) -> HashMap<String, String> {
+fn members(args: &FormatArgs, meta_url: String) -> Result<HashMap<String, String>, Failure> {
     let key = |given: &Option<String>, variable| given.clone().or_else(|| environment::variable(variable));
     let given = [
         ("name", Some(args.name.clone())),
@@ -40,8 +41,16 @@ fn members(args: &FormatArgs, meta_url: String) -> HashMap<String, String> {
         ("inodes", args.inodes.clone()),
         ("shards", args.shards.clone()),
         ("hash-prefix", args.hash_prefix.then(|| "true".to_owned())),
+        ("encrypt_rsa_key", args.encrypt_rsa_key.as_deref().map(read_key).transpose()?),
+        ("encrypt-algo", args.encrypt_algo.clone()),
+        ("passphrase", environment::variable("JFS_RSA_PASSPHRASE")),
     ];
-    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    Ok(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+}
+
+fn read_key(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("encrypt-rsa-key {}: {error}", path.display())))
 }
 
 /// Where the Go client keeps objects when nobody says where.
@@ -55,6 +64,7 @@ fn local_bucket() -> String {
 fn failure(error: stead_volume::Error, members: &HashMap<String, String>) -> Failure {
     use stead_volume::Error as E;
     match error {
+        E::Secret { name: "encrypt_rsa_key", why } => Failure::usage(format!("encrypt-rsa-key: {why}")),
         // In a Secret any member may be a credential in the wrong place; on a command line the value stands there anyway.
         E::Secret { name, why } => {
             let value = members.get(name).map_or("", String::as_str);

@@ -1,90 +1,76 @@
-//! `stead info`: asks the mount what lies behind a path, through its `.control` file (format.md §6.4). Works with mounts of
-//! the Go client, too.
+//! `stead info`: what lies behind a path of a mount.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
+use stead_upkeep::Unit;
 
 use crate::args::InfoArgs;
+use crate::control::{self, Answer, INFO, Place};
 use crate::exit::Failure;
-
-/// The command's number.
-const INFO: u32 = 1005;
-/// How long an answer may take; a recursive one walks the tree.
-const PATIENCE: Duration = Duration::from_secs(600);
+use crate::output;
 
 pub(crate) async fn run(args: &InfoArgs) -> Result<(), Failure> {
-    let (paths, recursive) = (args.paths.clone(), args.recursive);
-    let asked = tokio::task::spawn_blocking(move || paths.iter().try_for_each(|path| show(path, recursive)));
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(Ok(shown)) => shown,
-        Ok(Err(lost)) => Err(Failure::general(lost.to_string())),
-        Err(_elapsed) => Err(Failure::general("the mount did not answer")),
-    }
-}
-
-fn show(path: &Path, recursive: bool) -> Result<(), Failure> {
-    let shown = path.display();
-    let failed = |error: std::io::Error| Failure::general(format!("{shown}: {error}"));
-    let ino = std::fs::symlink_metadata(path).map_err(failed)?.ino();
-    let directory = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("/")) };
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let mut body = ino.to_be_bytes().to_vec();
-    body.extend([u8::from(recursive), 0, 0]);
-    let answer = ask(&directory.join(".control"), INFO, &body).map_err(failed)?;
-    println!("{shown}:\n{answer:#}");
-    Ok(())
-}
-
-/// Sends a command and waits for its JSON.
-fn ask(control: &Path, command: u32, body: &[u8]) -> std::io::Result<Value> {
-    let mut file = OpenOptions::new().read(true).write(true).open(control).map_err(|error| {
-        let why = format!("{error}; is this a mounted volume?");
-        std::io::Error::new(error.kind(), why)
-    })?;
-    let length = u32::try_from(body.len()).map_err(std::io::Error::other)?;
-    let request = [&command.to_be_bytes()[..], &length.to_be_bytes(), body].concat();
-    file.write_all(&request)?;
-    file.seek(SeekFrom::Start(request.len() as u64))?;
-    let mut reader = Patient(file);
-    loop {
-        match reader.byte()? {
-            // Progress: two numbers.
-            0xfe => drop(reader.bytes(16)?),
-            0xff => {
-                let length = reader.bytes(4)?;
-                let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]);
-                let json = reader.bytes(length as usize)?;
-                return serde_json::from_slice(&json).map_err(std::io::Error::other);
-            }
-            0 => return Ok(Value::Null),
-            errno => return Err(std::io::Error::from_raw_os_error(errno.into())),
+    let mut all = Vec::new();
+    for path in &args.paths {
+        let (shown, place) = place(args, path)?;
+        let mut body = place.ino.to_be_bytes().to_vec();
+        body.extend([args.recursive, args.raw, args.strict].map(u8::from));
+        let answer = control::ask(&place.mount, INFO, body, &shown, ("Reading", Unit::Items)).await?;
+        let Answer::Json(info) = answer else { return Err(Failure::general(format!("{shown}: no answer"))) };
+        if info["Failed"] == true {
+            return Err(Failure::general(format!("{shown}: {}", info["Reason"].as_str().unwrap_or("failed"))));
         }
+        if !args.json {
+            print(&shown, &info);
+        }
+        all.push(info);
     }
+    if args.json { output::json(&all) } else { Ok(()) }
 }
 
-/// A control file has nothing to read while the mount still works.
-struct Patient(std::fs::File);
-
-impl Patient {
-    fn byte(&mut self) -> std::io::Result<u8> {
-        self.bytes(1).map(|bytes| bytes[0])
+fn place(args: &InfoArgs, path: &Path) -> Result<(String, Place), Failure> {
+    if !args.inode {
+        return Ok((path.display().to_string(), Place::find(path, false)?));
     }
+    let text = path.display().to_string();
+    let ino = text.parse().map_err(|_| Failure::usage(format!("--inode {text}: not a number")))?;
+    let mut here = Place::find(Path::new("."), false)?;
+    here.ino = ino;
+    Ok((format!("inode {ino}"), here))
+}
 
-    fn bytes(&mut self, length: usize) -> std::io::Result<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        let mut filled = 0;
-        while filled < length {
-            match self.0.read(&mut bytes[filled..])? {
-                #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
-                0 => std::thread::sleep(Duration::from_millis(5)),
-                read => filled += read,
-            }
+fn print(shown: &str, info: &Value) {
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let sum = &info["Summary"];
+    println!("{shown}:");
+    println!("  inode: {}", info["Ino"]);
+    println!("  files: {}", sum["Files"]);
+    println!("   dirs: {}", sum["Dirs"]);
+    println!(" length: {} ({} Bytes)", output::size(number(&sum["Length"])), sum["Length"]);
+    println!("   size: {} ({} Bytes)", output::size(number(&sum["Size"])), sum["Size"]);
+    match info["Paths"].as_array().map(Vec::as_slice) {
+        Some([path]) => println!("   path: {}", path.as_str().unwrap_or_default()),
+        Some(paths) => {
+            println!("  paths:");
+            paths.iter().for_each(|path| println!("\t{}", path.as_str().unwrap_or_default()));
         }
-        Ok(bytes)
+        None => {}
+    }
+    let columns = ["ChunkIndex", "Id", "Key", "Size", "Off", "Len"];
+    for (title, member) in [("chunks", "Chunks"), ("objects", "Objects"), ("flocks", "FLocks"), ("plocks", "PLocks")] {
+        let Some(items) = info[member].as_array().filter(|items| !items.is_empty()) else { continue };
+        println!("{title:>7}:");
+        if title.ends_with("locks") {
+            items.iter().for_each(|item| println!("\t{item}"));
+            continue;
+        }
+        let used: Vec<&str> = columns.into_iter().filter(|column| items[0].get(column).is_some()).collect();
+        let cell = |item: &Value, column: &str| match &item[column] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let rows: Vec<_> = items.iter().map(|item| used.iter().map(|column| cell(item, column)).collect()).collect();
+        output::write(format_args!("{}", output::table(&used, &rows)));
     }
 }

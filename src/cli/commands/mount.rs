@@ -11,6 +11,7 @@ use stead_keeper::{Message, mount_unprivileged, umount_unprivileged};
 use stead_meta::ops::Meta;
 use stead_meta::url::{ConnectOptions, connect};
 use stead_volume::{MountConfig, MountOptions, Secret};
+use stead_worker::End;
 use tracing::warn;
 
 use super::environment;
@@ -21,7 +22,8 @@ pub(crate) async fn run(args: MountArgs) -> Result<(), Failure> {
     let (config, name) = configure(&args).await?;
     let dir = config.mount_point.clone();
     let fd = mount(&dir, &name, &config.options)?;
-    let served = if args.background { serve_in_background(config, fd).await } else { serve_here(config, fd).await };
+    let served =
+        if args.background { serve_in_background(config, fd, args.log).await } else { serve_here(config, fd).await };
     if served.is_err() {
         unmount(&dir);
     }
@@ -48,6 +50,7 @@ async fn configure(args: &MountArgs) -> Result<(MountConfig, String), Failure> {
     let config = MountConfig {
         meta_url: Secret(address.text),
         meta_password: address.password.map(Secret),
+        sentinel_password: address.sentinel_password.map(Secret),
         access_key: None,
         secret_key: None,
         session_token: None,
@@ -83,7 +86,7 @@ fn mount(dir: &Path, name: &str, options: &MountOptions) -> Result<OwnedFd, Fail
     let failed = |error: stead_keeper::Error| Failure::general(error.to_string());
     let max_read = u32::try_from(options.max_fuse_io.0)
         .map_err(|_too_big| Failure::usage(format!("max-fuse-io={}: at most 1 MiB", options.max_fuse_io)))?;
-    let spec = MountSpec::volume(name, options.read_only, max_read);
+    let spec = MountSpec::volume(name, options.read_only, max_read).with_options(&options.fuse_options);
     if !nix::unistd::geteuid().is_root() {
         return mount_unprivileged(dir, &spec).map_err(failed);
     }
@@ -103,15 +106,19 @@ fn unmount(dir: &Path) {
 async fn serve_here(config: MountConfig, fd: OwnedFd) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
     let serving = Box::pin(stead_worker::start(config, fd, environment::process())).await?;
-    serving.run(stop.cancelled_owned()).await?;
-    Ok(())
+    match serving.run(stop.cancelled_owned()).await? {
+        End::VolumeGone => {
+            Err(Failure::new(Code::VolumeGone, "the volume was removed or replaced while it was mounted"))
+        }
+        End::Unmounted | End::Stopped => Ok(()),
+    }
 }
 
 /// The worker gets configuration and descriptor over a socket, so that no secret stands in its arguments.
-async fn serve_in_background(config: MountConfig, fd: OwnedFd) -> Result<(), Failure> {
+async fn serve_in_background(config: MountConfig, fd: OwnedFd, log: Option<PathBuf>) -> Result<(), Failure> {
     let failed = |error: stead_keeper::Error| Failure::general(error.to_string());
     let exe = std::env::current_exe().map_err(|error| Failure::general(format!("own program: {error}")))?;
-    let log_path = log_path();
+    let log_path = log.unwrap_or_else(usual_log);
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let log = log.map_err(|error| Failure::usage(format!("log file {}: {error}", log_path.display())))?;
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
@@ -138,7 +145,7 @@ async fn serve_in_background(config: MountConfig, fd: OwnedFd) -> Result<(), Fai
     }
 }
 
-fn log_path() -> PathBuf {
+fn usual_log() -> PathBuf {
     match environment::variable("HOME") {
         Some(home) if !nix::unistd::geteuid().is_root() => PathBuf::from(home).join(".stead.log"),
         _ => PathBuf::from("/var/log/stead.log"),

@@ -69,7 +69,7 @@ impl Workers {
         let device = mount::open_device()?;
         let options = &volume.config.options;
         let max_read = u32::try_from(options.max_fuse_io.0).unwrap_or(u32::MAX);
-        let spec = MountSpec::volume(&volume.name, options.read_only, max_read);
+        let spec = MountSpec::volume(&volume.name, options.read_only, max_read).with_options(&options.fuse_options);
         let (copy, place) = (launch::keep(&device)?, dir.to_owned());
         within("mount", target::SYSCALL, move || mount::mount(copy.as_fd(), &place, &spec)).await?;
         let (mut child, channel) = launch::start(&self.launch, self.open_log(id)?)?;

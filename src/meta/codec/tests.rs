@@ -73,6 +73,47 @@ proptest! {
     }
 
     #[test]
+    fn locks_and_access_lists_come_back_as_they_were(
+        (sid, owner) in any::<(u64, u64)>(), write in any::<bool>(),
+        ranges in prop::collection::vec(any::<(bool, u32, u64, u64)>(), 0..9),
+        (owner_bits, group, mask, other) in any::<(u16, u16, u16, u16)>(),
+        users in prop::collection::vec(any::<(u32, u16)>(), 0..9),
+        groups in prop::collection::vec(any::<(u32, u16)>(), 0..9),
+    ) {
+        let kind = |write| if write { LockKind::Write } else { LockKind::Read };
+        prop_assert_eq!(decode_flock(&"lockf1", &encode_flock(kind(write))).unwrap(), kind(write));
+        let holder = LockOwner { sid: SessionId(sid), owner };
+        prop_assert_eq!(decode_lock_owner(&"lockf1", encode_lock_owner(holder).as_bytes()).unwrap(), holder);
+        let ranges: Vec<LockRange> = ranges.into_iter()
+            .map(|(write, pid, start, end)| LockRange { kind: kind(write), pid, start, end }).collect();
+        prop_assert_eq!(decode_plocks(&"lockp1", &encode_plocks(&ranges)).unwrap(), ranges);
+        prop_assert_eq!(decode_acl_entries(&"acl", &encode_acl_entries(&users)).unwrap(), users.clone());
+        let rule = AclRule { owner: owner_bits, group, mask, other, users, groups };
+        prop_assert_eq!(decode_acl(&"acl 1", &encode_acl(&rule)).unwrap(), rule);
+    }
+
+    /// Attributes and lists that are nearly right: some bytes of good ones changed, some cut off.
+    #[test]
+    fn spoiled_records_decode_or_are_called_corrupt(
+        attr in attrs(), list in prop::collection::vec(slices(), 1..5),
+        (at, byte, cut) in (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>()),
+    ) {
+        let rule = AclRule { owner: 7, group: 7, mask: 7, other: 7, users: vec![(1, 2); 3], groups: vec![(3, 4)] };
+        for mut bytes in [encode_attr(&attr), encode_slices(&list), encode_acl(&rule)] {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            bytes.truncate(cut.index(bytes.len()) + 1);
+            for outcome in [
+                decode_attr(&"i7", &bytes).err(),
+                decode_slices(&"i7", &bytes).err(),
+                decode_acl(&"i7", &bytes).err(),
+            ].into_iter().flatten() {
+                prop_assert!(matches!(&outcome, Error::Corrupt { key, .. } if key == "i7"), "{}", outcome);
+            }
+        }
+    }
+
+    #[test]
     fn any_bytes_decode_or_are_called_corrupt(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         let key = "i7";
         for outcome in [
@@ -85,6 +126,11 @@ proptest! {
             decode_quota_limits(&key, &bytes).err(),
             decode_dir_stat(&key, &bytes).err(),
             decode_number(&key, &bytes).err(),
+            decode_flock(&key, &bytes).err(),
+            decode_plocks(&key, &bytes).err(),
+            decode_lock_owner(&key, &bytes).err(),
+            decode_acl(&key, &bytes).err(),
+            decode_acl_entries(&key, &bytes).err(),
         ].into_iter().flatten() {
             prop_assert!(matches!(&outcome, Error::Corrupt { key, .. } if key == "i7"), "{}", outcome);
         }
@@ -107,4 +153,15 @@ fn what_is_too_short_or_has_no_type_is_named() {
     assert_eq!(short.to_string(), "corrupt record i12: it ends 2 bytes early");
     let odd = decode_slices(&"c3_0", &[0; 25]).unwrap_err();
     assert_eq!(odd.to_string(), "corrupt record c3_0: 25 bytes, expected a multiple of 24");
+}
+
+#[test]
+fn a_count_beyond_the_end_is_corrupt_and_reserves_nothing() {
+    let rule = [[0; 8].as_slice(), &[0xFF; 4], &[0; 12]].concat();
+    let why = decode_acl(&"acl 1", &rule).unwrap_err().to_string();
+    assert_eq!(why, "corrupt record acl 1: 4294967295 named entries in 12 bytes");
+    let long = decode_acl(&"acl 1", &[0; 17]).unwrap_err().to_string();
+    assert_eq!(long, "corrupt record acl 1: 1 bytes too many");
+    let kind = decode_plocks(&"lockp1", &[[0, 0, 0, 2].as_slice(), &[0; 20]].concat()).unwrap_err().to_string();
+    assert_eq!(kind, "corrupt record lockp1: lock kind 2, expected 0 or 1");
 }

@@ -249,6 +249,20 @@ proptest::proptest! {
         let _ = Format::parse(text.as_bytes());
     }
 
+    /// A Format that is nearly right: some bytes of a good one changed.
+    #[test]
+    fn a_spoiled_format_parses_to_what_can_be_stored_or_is_an_error(
+        changes in proptest::collection::vec((0..FULL.len(), proptest::prelude::any::<u8>()), 1..4),
+    ) {
+        let mut bytes = FULL.to_vec();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        if let Ok(format) = Format::parse(&bytes) {
+            proptest::prop_assert_eq!(Format::parse(&format.encode()).unwrap(), format);
+        }
+    }
+
     #[test]
     fn any_bucket_comes_back(bucket in ".+") {
         let format = Format { bucket, ..plain() };

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use stead_base::{Ino, SessionId, SliceId};
 
-use crate::records::{Attr, Counter, DirStat, Entry, Job, Key, Name, Quota, Record, Slice, Write};
+use crate::records::{
+    AclRule, Attr, Counter, DirStat, Entry, Job, Key, LockKind, LockOwner, LockRange, Name, Principal, Quota, Record,
+    Slice, Write,
+};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
@@ -25,6 +28,11 @@ pub(crate) struct State {
     pub(crate) delayed: BTreeMap<(SliceId, i64), Vec<(SliceId, u32)>>,
     pub(crate) sessions: BTreeMap<SessionId, (i64, Bytes)>,
     pub(crate) jobs: HashMap<Job, i64>,
+    pub(crate) flocks: BTreeMap<Ino, BTreeMap<LockOwner, LockKind>>,
+    pub(crate) plocks: BTreeMap<Ino, BTreeMap<LockOwner, Vec<LockRange>>>,
+    pub(crate) acls: BTreeMap<u32, AclRule>,
+    pub(crate) detached: BTreeMap<Ino, i64>,
+    pub(crate) owner_quotas: BTreeMap<Principal, Quota>,
 }
 
 impl State {
@@ -45,6 +53,11 @@ impl State {
             Key::Sustained(sid, ino) => self.sustained.contains(&(*sid, *ino)).then_some(Record::Present),
             Key::Deleted(ino, length) => self.deleted.contains_key(&(*ino, *length)).then_some(Record::Present),
             Key::Session(sid) => self.sessions.get(sid).map(|(_expire, info)| Record::Bytes(info.clone())),
+            Key::Flocks(ino) => self.flocks.get(ino).cloned().map(Record::Flocks),
+            Key::Plocks(ino) => self.plocks.get(ino).cloned().map(Record::Plocks),
+            Key::Acl(id) => self.acls.get(id).cloned().map(Record::Acl),
+            Key::Detached(ino) => self.detached.contains_key(ino).then_some(Record::Present),
+            Key::OwnerQuota(of) => self.owner_quotas.get(of).copied().map(Record::Quota),
         }
     }
 
@@ -67,8 +80,13 @@ impl State {
             Write::SetDirStat(ino, stat) => drop(self.dir_stats.insert(ino, stat)),
             Write::AddDirStat(ino, delta) => self.add_dir_stat(ino, delta),
             Write::DelDirStat(ino) => drop(self.dir_stats.remove(&ino)),
+            Write::ClearDirStats => self.dir_stats.clear(),
             Write::SetDirQuota(ino, quota) => drop(self.dir_quotas.insert(ino, quota)),
-            Write::AddDirQuotaUsed(ino, space, inodes) => self.add_quota_used(ino, space, inodes),
+            Write::AddDirQuotaUsed(ino, space, inodes) => {
+                if let Some(quota) = self.dir_quotas.get_mut(&ino) {
+                    add_used(quota, space, inodes);
+                }
+            }
             Write::DelDirQuota(ino) => drop(self.dir_quotas.remove(&ino)),
             other => self.apply_data(other),
         }
@@ -100,7 +118,7 @@ impl State {
             Write::PutSession(sid, expire, info) => drop(self.sessions.insert(sid, (expire, info))),
             Write::TouchSession(sid, expire, info) => self.sessions.entry(sid).or_insert((0, info)).0 = expire,
             Write::DelSession(sid) => drop(self.sessions.remove(&sid)),
-            other => unreachable!("apply handles {other:?}"),
+            other => self.apply_owned(other),
         }
     }
 
@@ -121,18 +139,51 @@ impl State {
         }
     }
 
-    fn add_quota_used(&mut self, ino: Ino, space: i64, inodes: i64) {
-        if let Some(quota) = self.dir_quotas.get_mut(&ino) {
-            quota.used_space += space;
-            quota.used_inodes += inodes;
+    /// The locks, rules and quotas that are not a part of one file.
+    fn apply_owned(&mut self, write: Write) {
+        match write {
+            Write::SetFlock(ino, owner, Some(kind)) => drop(self.flocks.entry(ino).or_default().insert(owner, kind)),
+            Write::SetFlock(ino, owner, None) => remove_inner(&mut self.flocks, ino, &owner),
+            Write::SetPlock(ino, owner, ranges) if ranges.is_empty() => remove_inner(&mut self.plocks, ino, &owner),
+            Write::SetPlock(ino, owner, ranges) => drop(self.plocks.entry(ino).or_default().insert(owner, ranges)),
+            Write::AddLocked(..) | Write::DelLocked(..) => {}
+            Write::SetAcl(id, rule) => drop(self.acls.insert(id, rule)),
+            Write::AddDetached(ino, since) => drop(self.detached.insert(ino, since)),
+            Write::DelDetached(ino) => drop(self.detached.remove(&ino)),
+            Write::SetOwnerQuota(of, quota) => drop(self.owner_quotas.insert(of, quota)),
+            Write::AddOwnerQuotaUsed(of, space, inodes) => {
+                let unlimited = Quota { max_space: -1, max_inodes: -1, ..Quota::default() };
+                add_used(self.owner_quotas.entry(of).or_insert(unlimited), space, inodes);
+            }
+            Write::DelOwnerQuota(of) => drop(self.owner_quotas.remove(&of)),
+            Write::ClearOwnerQuotas => self.owner_quotas.clear(),
+            other => unreachable!("apply handles {other:?}"),
         }
+    }
+
+    /// Removes the locks and the registration of a session.
+    pub(super) fn clean_session(&mut self, sid: SessionId) {
+        self.sessions.remove(&sid);
+        self.flocks.retain(|_ino, owners| {
+            owners.retain(|owner, _kind| owner.sid != sid);
+            !owners.is_empty()
+        });
+        self.plocks.retain(|_ino, owners| {
+            owners.retain(|owner, _ranges| owner.sid != sid);
+            !owners.is_empty()
+        });
     }
 }
 
+fn add_used(quota: &mut Quota, space: i64, inodes: i64) {
+    quota.used_space += space;
+    quota.used_inodes += inodes;
+}
+
 /// Removes one item and forgets a map that became empty.
-fn remove_inner<V>(maps: &mut BTreeMap<Ino, BTreeMap<Name, V>>, ino: Ino, name: &Name) {
+fn remove_inner<K: Ord, V>(maps: &mut BTreeMap<Ino, BTreeMap<K, V>>, ino: Ino, item: &K) {
     if let Some(map) = maps.get_mut(&ino) {
-        map.remove(name);
+        map.remove(item);
         if map.is_empty() {
             maps.remove(&ino);
         }

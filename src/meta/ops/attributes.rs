@@ -1,17 +1,21 @@
 //! lookup, getattr, setattr, readlink, list.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use stead_base::{Ino, Timestamp};
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::records::{Attr, Entry, Key, Name, NodeType, Record, Write};
+use crate::records::{Attr, Key, Name, NodeType, Record, Write, flags};
 use crate::store::{Cursor, Listed, Page, Step, Txn};
 
 use super::Meta;
-use super::context::{Context, existing, no_entry, permits};
-use super::types::{Caller, SetAttr, SetTime};
+use super::acl::{self, Ruled};
+use super::context::{Context, existing, mode_permits, no_entry, not_flagged};
+use super::ledger::{Ledger, Limits};
+use super::types::{Caller, Changed, SetAttr, SetTime};
 use super::volume::root_attr;
 
 /// The name of the trash in the root (format.md §2.4).
@@ -21,7 +25,7 @@ impl Meta {
     /// Where a name leads. `.trash` in the root leads to the trash, unless the mount shows a sub-directory.
     ///
     /// # Errors
-    /// [`Error::NoEntry`], and the rules for names.
+    /// [`Error::NoEntry`], [`Error::Corrupt`] for a name whose inode has no attributes, and the rules for names.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<(Ino, Attr)> {
         let (parent, name) = (self.real(parent), Name::entry(name)?);
         if self.is_trash_name(parent, &name) {
@@ -29,8 +33,12 @@ impl Meta {
         }
         let found = self.store.lookup(parent, &name).await?;
         let (entry, attr) = found.ok_or_else(|| no_entry(parent, &name))?;
+        let attr = attr.ok_or_else(|| Error::Corrupt {
+            key: format!("attributes of inode {}", entry.ino),
+            why: format!("missing, although {name:?} in directory {parent} leads there"),
+        })?;
         self.guesses.note(parent, &name, entry.ino);
-        Ok((entry.ino, attr.unwrap_or_else(|| bare_attr(parent, entry))))
+        Ok((entry.ino, attr))
     }
 
     /// The attributes of an inode.
@@ -46,14 +54,39 @@ impl Meta {
         }
     }
 
+    /// [`Meta::getattr`] of several inodes in one round trip; `None` for one that does not exist.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn getattrs(&self, inodes: &[Ino]) -> Result<Vec<Option<Attr>>> {
+        let keys: Vec<_> = inodes.iter().map(|ino| Key::Attr(self.real(*ino))).collect();
+        let records = self.store.read(&keys).await?.into_iter();
+        Ok(records
+            .map(|record| match record {
+                Some(Record::Attr(attr)) => Some(attr),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The attributes of an inode as they were at the given moment, at most `max_age` ago: what the engine was asked for
+    /// lately, with every change that this client has made. `None`: it has to be asked.
+    pub fn recent_attr(&self, ino: Ino, max_age: Duration) -> Option<(Attr, Instant)> {
+        let (record, at) = self.store.recall(&Key::Attr(self.real(ino)))?;
+        match record {
+            Some(Record::Attr(attr)) if at.elapsed() < max_age => Some((attr, at)),
+            _ => None,
+        }
+    }
+
     /// Changes attributes by the rules of chmod(2), chown(2) and utimensat(2), and format.md §2.9.
     ///
     /// # Errors
     /// [`Error::NotPermitted`], [`Error::AccessDenied`], [`Error::NoInode`].
-    pub async fn setattr(&self, caller: &Caller, ino: Ino, set: SetAttr) -> Result<Attr> {
+    pub async fn setattr(&self, caller: &Caller, ino: Ino, set: SetAttr) -> Result<Changed> {
         self.writable()?;
         let (ctx, caller, ino) = (self.context(), caller.clone(), self.real(ino));
-        self.transact(move |txn| setattr(txn, &ctx, &caller, ino, &set)).await
+        self.transact_ruled(move |txn| setattr(txn, &ctx, &caller, ino, &set)).await
     }
 
     /// Where a symbolic link leads.
@@ -78,15 +111,25 @@ impl Meta {
         self.store.list_entries(self.real(dir), with_attrs, from, limit).await
     }
 
-    /// The whole directory, each name once, in the order of names.
+    /// The whole directory, each name once, in the order of names. What does not decode is left out.
     pub(super) async fn list_all(&self, dir: Ino, with_attrs: bool) -> Result<BTreeMap<Name, Listed>> {
-        let (mut found, mut from) = (BTreeMap::new(), Cursor::default());
+        Ok(self.list_checked(dir, with_attrs).await?.0)
+    }
+
+    /// The same, and the records that do not decode.
+    pub(super) async fn list_checked(
+        &self,
+        dir: Ino,
+        with_attrs: bool,
+    ) -> Result<(BTreeMap<Name, Listed>, Vec<Error>)> {
+        let (mut found, mut corrupt, mut from) = (BTreeMap::new(), Vec::new(), Cursor::default());
         loop {
             let page = self.store.list_entries(dir, with_attrs, from, 1000).await?;
             found.extend(page.items.into_iter().map(|item| (item.name.clone(), item)));
+            corrupt.extend(page.corrupt);
             match page.next {
                 Some(next) => from = next,
-                None => return Ok(found),
+                None => return Ok((found, corrupt)),
             }
         }
     }
@@ -119,37 +162,21 @@ impl Meta {
     }
 }
 
-/// What is shown of an entry whose attributes are missing: only its type (format.md §7.6).
-fn bare_attr(parent: Ino, entry: Entry) -> Attr {
-    let epoch = Timestamp::default();
-    Attr {
-        flags: 0,
-        kind: entry.kind,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        atime: epoch,
-        mtime: epoch,
-        ctime: epoch,
-        nlink: 1,
-        length: 0,
-        rdev: 0,
-        parent,
-        access_acl: 0,
-        default_acl: 0,
-        tier: 0,
-    }
-}
-
-fn setattr(txn: &mut Txn<'_>, ctx: &Context, caller: &Caller, ino: Ino, set: &SetAttr) -> Step<Attr> {
+fn setattr(txn: &mut Txn<'_>, ctx: &Context, caller: &Caller, ino: Ino, set: &SetAttr) -> Step<Ruled<Changed>> {
     let old = existing(txn, ino)?;
     if old.parent.0 > Ino::TRASH.0 {
         return Err(not_permitted(ino, "it lies in the trash").into());
     }
+    check_flags(ino, &old, set)?;
     let mut new = old.clone();
     set_owner(caller, ino, &mut new, set)?;
     set_mode(caller, ino, &mut new, set)?;
     set_times(ctx, caller, ino, &mut new, set)?;
+    if set.mode.is_some()
+        && let Some(rule) = acl::change_mode(txn, ctx, &mut new)?
+    {
+        return Ok(Ruled::Needs(rule));
+    }
     if let Some(flags) = set.flags.filter(|flags| *flags != old.flags) {
         if !caller.is_root() {
             return Err(not_permitted(ino, "only root changes inode flags").into());
@@ -157,13 +184,32 @@ fn setattr(txn: &mut Txn<'_>, ctx: &Context, caller: &Caller, ino: Ino, set: &Se
         new.flags = flags;
     }
     if *set == SetAttr::default() {
-        return Ok(new);
+        return Ok(Ruled::Done(Changed::from(&old, new)));
     }
     if set.ctime.is_none() {
         new.ctime = ctx.now;
     }
+    if (old.uid, old.gid) != (new.uid, new.gid) && ino != Ino::ROOT && ino != Ino::TRASH {
+        let mut ledger = Ledger::default();
+        ledger.given(&old, &new);
+        ledger.settle(txn, ctx, Limits::None)?;
+    }
     txn.write(Write::SetAttr(ino, new.clone()));
-    Ok(new)
+    Ok(Ruled::Done(Changed::from(&old, new)))
+}
+
+/// What ioctl_iflags(2) says of flagged inodes: nobody changes their owner, mode or times; of those that are only
+/// appended to, the times may become "now".
+fn check_flags(ino: Ino, attr: &Attr, set: &SetAttr) -> Result<()> {
+    let at = |time| matches!(time, Some(SetTime::At(_)));
+    let fixed = set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || at(set.atime) || at(set.mtime);
+    if fixed {
+        not_flagged(ino, attr, flags::IMMUTABLE | flags::APPEND)
+    } else if set.atime.is_some() || set.mtime.is_some() {
+        not_flagged(ino, attr, flags::IMMUTABLE)
+    } else {
+        Ok(())
+    }
 }
 
 /// chown(2).
@@ -223,7 +269,8 @@ fn set_times(ctx: &Context, caller: &Caller, ino: Ino, attr: &mut Attr, set: &Se
         match time {
             _ if owns => {}
             SetTime::At(_) => return Err(not_permitted(ino, "only its owner sets a time")),
-            SetTime::Now if permits(caller, attr, 2) => {}
+            // Whom an access list gives what, the kernel has checked.
+            SetTime::Now if attr.access_acl != 0 || mode_permits(caller, attr, 2) => {}
             SetTime::Now => {
                 return Err(Error::AccessDenied { ino, why: "neither owner nor allowed to write" });
             }

@@ -69,7 +69,19 @@ impl Meta {
         for (ino, length) in &files {
             self.delete_data(*ino, *length).await?;
         }
-        Ok(files.len())
+        Ok(files.len() + self.clean_detached().await?)
+    }
+
+    /// Removes clones that were begun long ago and never finished.
+    async fn clean_detached(&self) -> Result<usize> {
+        let oldest = self.now().secs - DAY;
+        let old = self.store.list_detached().await?.into_iter().filter(|(_ino, since)| *since < oldest);
+        let mut removed = 0;
+        for (top, _since) in old {
+            self.remove_detached(top).await?;
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     async fn clean_slices(&self) -> Result<usize> {

@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use stead_base::{Ino, SessionId, Timestamp};
 
 use crate::error::Error;
-use crate::records::{Attr, Counter, Entry, Key, Name, Record, flags};
+use crate::records::{AclRule, Attr, Counter, Entry, Key, Name, Principal, Record, flags};
 use crate::store::{Step, Stop, Txn};
 
+use super::acl::{self, Acls};
 use super::types::Caller;
 
 /// Directories deeper than this are a loop.
@@ -35,8 +36,13 @@ pub(super) struct Context {
     pub(super) inodes: u64,
     /// Directories that have a quota, as of the last heartbeat.
     pub(super) quotas: Arc<BTreeSet<Ino>>,
+    /// Whether the usage of each user and group is kept.
+    pub(super) owner_usage: bool,
+    /// Users and groups that have a limit, as of the last heartbeat.
+    pub(super) limited: Arc<BTreeSet<Principal>>,
     pub(super) directories: Arc<Directories>,
     pub(super) opened: Arc<OpenFiles>,
+    pub(super) acls: Arc<Acls>,
 }
 
 impl Context {
@@ -242,8 +248,24 @@ pub(super) fn not_sticky(caller: &Caller, dir: &Attr, ino: Ino, attr: &Attr) -> 
     Ok(())
 }
 
-/// Whether the mode bits give the caller `wanted` (4 read, 2 write, 1 execute).
-pub(super) fn permits(caller: &Caller, attr: &Attr, wanted: u16) -> bool {
+/// Whether the caller gets `wanted` (4 read, 2 write, 1 execute) by the mode bits or the access list.
+pub(super) fn permits(txn: &mut Txn<'_>, caller: &Caller, attr: &Attr, wanted: u16) -> Step<bool> {
+    if attr.access_acl == 0 || caller.is_root() {
+        return Ok(mode_permits(caller, attr, wanted));
+    }
+    let rule = txn.acl(attr.access_acl)?.ok_or_else(|| acl::missing(attr.access_acl))?;
+    Ok(acl_permits(&rule, caller, attr, wanted))
+}
+
+/// The same by an access list alone. Groups that only the kernel knows give nothing.
+pub(super) fn acl_permits(rule: &AclRule, caller: &Caller, attr: &Attr, wanted: u16) -> bool {
+    let mut groups = caller.groups.clone().unwrap_or_default();
+    groups.push(caller.gid);
+    caller.is_root() || rule.permits(caller.uid, &groups, (attr.uid, attr.gid), wanted)
+}
+
+/// The same by the mode bits alone.
+pub(super) fn mode_permits(caller: &Caller, attr: &Attr, wanted: u16) -> bool {
     let shift = if caller.uid == attr.uid {
         6
     } else if caller.in_group(attr.gid) {

@@ -1,15 +1,18 @@
 //! mknod, create, mkdir, symlink, link (format.md §2.9).
 
 use bytes::Bytes;
-use stead_base::Ino;
+use stead_base::{Ino, failpoint};
+use tracing::warn;
 
 use crate::error::{Error, Result};
 use crate::records::{Attr, Entry, Key, MAX_SYMLINK, Name, NodeType, Write, flags};
 use crate::store::{Step, Txn};
 
 use super::Meta;
+use super::acl::{self, Ruled};
 use super::context::{Context, directory, existing, exists, not_flagged, takes_names};
 use super::ledger::{Ledger, Limits};
+use super::tmpfile;
 use super::types::{Caller, NewNode};
 
 impl Meta {
@@ -67,7 +70,7 @@ impl Meta {
         Ok((made.ino, made.attr))
     }
 
-    /// Gives an inode that is no directory another name.
+    /// Gives an inode that is no directory another name, or one of [`Meta::tmpfile`] its first.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NotPermitted`] for directories, and the rules for directories and quotas.
@@ -87,15 +90,24 @@ impl Meta {
         self.writable()?;
         check_new(&new)?;
         self.free_name(parent, name)?;
-        let ino = self.new_inode().await?;
-        let (ctx, caller, noted) = (self.context(), caller.clone(), name.clone());
         let is_dir = new.kind == NodeType::Directory;
-        let made = self.transact(move |txn| make(txn, &ctx, &caller, parent, &noted, ino, &new)).await?;
+        failpoint::hit("meta.create.before-commit");
+        let made = loop {
+            let ino = self.new_inode().await?;
+            let (ctx, caller, noted, new) = (self.context(), caller.clone(), name.clone(), new.clone());
+            let body = move |txn: &mut Txn<'_>| make(txn, &ctx, &caller, parent, &noted, ino, &new);
+            match self.transact_ruled(body).await? {
+                Some(made) => break made,
+                // An engine that failed over may have lost that it gave the number away.
+                None => warn!(%ino, "the engine gave out the number of an existing inode, taking another"),
+            }
+        };
+        failpoint::hit("meta.create.after-commit");
         self.guesses.note(parent, name, made.ino);
         self.note_stats([parent]);
         if made.fresh && is_dir {
-            self.directories.remember(ino, parent);
-            self.checked_stats.insert(ino);
+            self.directories.remember(made.ino, parent);
+            self.checked_stats.insert(made.ino);
         }
         Ok(made)
     }
@@ -137,6 +149,7 @@ fn check_new(new: &NewNode) -> Result<()> {
     Ok(())
 }
 
+/// `None`: there is an inode of that number.
 fn make(
     txn: &mut Txn<'_>,
     ctx: &Context,
@@ -145,15 +158,21 @@ fn make(
     name: &Name,
     ino: Ino,
     new: &NewNode,
-) -> Step<Made> {
+) -> Step<Ruled<Option<Made>>> {
     ctx.prime(txn, &[Key::Attr(parent), Key::Entry(parent, name.clone())], &[parent])?;
     let mut dir = directory(txn, parent)?;
     takes_names(parent, &dir)?;
     if let Some(entry) = txn.entry(parent, name)? {
         let attr = existing(txn, entry.ino)?;
-        return Ok(Made { ino: entry.ino, attr, fresh: false });
+        return Ok(Ruled::Done(Some(Made { ino: entry.ino, attr, fresh: false })));
     }
-    let attr = new_attr(ctx, caller, parent, &dir, new);
+    if txn.get_unlikely(&Key::Attr(ino))?.is_some() {
+        return Ok(Ruled::Done(None));
+    }
+    let mut attr = new_attr(ctx, caller, parent, &dir, new);
+    if let Some(rule) = acl::inherit(txn, ctx, &dir, new, &mut attr)? {
+        return Ok(Ruled::Needs(rule));
+    }
     let is_dir = attr.is_dir();
     txn.write(Write::SetAttr(ino, attr.clone()));
     if let Some(target) = &new.target {
@@ -170,13 +189,13 @@ fn make(
         txn.write(Write::SetAttr(parent, dir));
     }
     let mut ledger = Ledger::default();
-    ledger.volume(attr.space(), 1);
+    ledger.inode(1, &attr);
     ledger.child(parent, 1, &attr);
     ledger.settle(txn, ctx, Limits::All)?;
-    Ok(Made { ino, attr, fresh: true })
+    Ok(Ruled::Done(Some(Made { ino, attr, fresh: true })))
 }
 
-fn new_attr(ctx: &Context, caller: &Caller, parent: Ino, dir: &Attr, new: &NewNode) -> Attr {
+pub(super) fn new_attr(ctx: &Context, caller: &Caller, parent: Ino, dir: &Attr, new: &NewNode) -> Attr {
     let is_dir = new.kind == NodeType::Directory;
     let mut mode = match new.kind {
         NodeType::Symlink => 0o777,
@@ -224,19 +243,23 @@ fn link(txn: &mut Txn<'_>, ctx: &Context, ino: Ino, parent: Ino, name: &Name) ->
         return Err(Error::NotPermitted { ino, why }.into());
     }
     not_flagged(ino, &attr, flags::IMMUTABLE | flags::APPEND)?;
-    if attr.parent.0 > Ino::TRASH.0 || attr.nlink == 0 {
+    if attr.parent.0 > Ino::TRASH.0 {
         return Err(Error::NoInode { ino }.into());
     }
     if txn.entry(parent, name)?.is_some() {
         return Err(exists(parent, name).into());
     }
-    if attr.parent.0 > 0 {
-        txn.write(Write::AddParent(ino, attr.parent, 1));
-        attr.parent = Ino(0);
+    if attr.nlink == 0 {
+        tmpfile::name(txn, ctx, ino, &mut attr, parent)?;
+    } else {
+        if attr.parent.0 > 0 {
+            txn.write(Write::AddParent(ino, attr.parent, 1));
+            attr.parent = Ino(0);
+        }
+        attr.nlink += 1;
+        txn.write(Write::AddParent(ino, parent, 1));
     }
-    attr.nlink += 1;
     attr.ctime = ctx.now;
-    txn.write(Write::AddParent(ino, parent, 1));
     txn.write(Write::SetAttr(ino, attr.clone()));
     txn.write(Write::SetEntry(parent, name.clone(), Entry { kind: attr.kind, ino }));
     if ctx.touch(&mut dir, false) {

@@ -1,10 +1,12 @@
 //! The content of files: slice records (format.md §2.5).
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use lru::LruCache;
 use parking_lot::Mutex;
 use stead_base::{Ino, SliceId, Timestamp};
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::records::{Attr, CHUNK_SIZE, Key, MAX_FILE_SIZE, NodeType, Record, Slice, Write};
@@ -22,7 +24,7 @@ impl Meta {
     /// Those of the engine.
     pub async fn new_slice(&self) -> Result<SliceId> {
         loop {
-            match self.slices.next(self.store.as_ref()).await? {
+            match self.slices.next(&self.store).await? {
                 0 => {}
                 number => return Ok(SliceId(number)),
             }
@@ -56,14 +58,14 @@ impl Meta {
             txn.write(Write::NewSlice(slice.id, slice.size));
             txn.write(Write::AppendSlices(ino, index, vec![slice]));
             change_length(txn, &ctx, ino, &old, &new)?;
-            Ok(new)
+            Ok((new, (old.mtime, old.length)))
         };
-        let attr = self.transact(body).await?;
+        let (attr, before) = self.transact(body).await?;
         if attr.parent.0 > 0 {
             self.note_stats([attr.parent]);
         }
-        let records = self.record_counts.add(ino, index);
-        Ok(WriteOutcome { attr, records })
+        let records = self.record_counts.add(ino, index, 1);
+        Ok(WriteOutcome { attr, before, records })
     }
 
     /// The records of a chunk, oldest first; empty when it was never written. [`crate::view`] makes the content of it.
@@ -75,8 +77,46 @@ impl Meta {
             Some(Record::Slices(slices)) => slices,
             _ => Vec::new(),
         };
+        Ok(self.counted(ino, index, slices))
+    }
+
+    /// The same as of `since` or later, without a round trip if they are remembered.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn chunk_since(&self, ino: Ino, index: u32, since: Instant) -> Result<Vec<Slice>> {
+        match self.store.recall(&Key::Chunk(ino, index)) {
+            Some((Some(Record::Slices(slices)), at)) if at >= since => Ok(self.counted(ino, index, slices)),
+            Some((None, at)) if at >= since => Ok(self.counted(ino, index, Vec::new())),
+            _ => self.chunk(ino, index).await,
+        }
+    }
+
+    fn counted(&self, ino: Ino, index: u32, slices: Vec<Slice>) -> Vec<Slice> {
         self.record_counts.set(ino, index, slices.len());
-        Ok(slices)
+        slices
+    }
+
+    /// [`Meta::chunk`] of several chunks in one round trip.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn chunks(&self, ino: Ino, indexes: Range<u32>) -> Result<Vec<Vec<Slice>>> {
+        let keys: Vec<_> = indexes.map(|index| Key::Chunk(ino, index)).collect();
+        let records = self.store.read(&keys).await?.into_iter();
+        Ok(records
+            .map(|record| match record {
+                Some(Record::Slices(slices)) => slices,
+                _ => Vec::new(),
+            })
+            .collect())
+    }
+}
+
+impl Meta {
+    /// How many records a chunk has, as far as this client knows without asking: a hint, 0 when it does not.
+    pub fn known_records(&self, ino: Ino, index: u32) -> usize {
+        self.record_counts.get(ino, index)
     }
 }
 
@@ -107,7 +147,7 @@ pub(super) fn change_length(txn: &mut Txn<'_>, ctx: &Context, ino: Ino, old: &At
         return Ok(());
     }
     let mut ledger = Ledger::default();
-    ledger.volume(new.space() - old.space(), 0);
+    ledger.resized(old, new);
     if new.nlink > 0 {
         if new.parent.0 > 0 {
             ledger.grown(new.parent, 1, old, new);
@@ -131,14 +171,18 @@ impl Default for RecordCounts {
 }
 
 impl RecordCounts {
-    fn set(&self, ino: Ino, index: u32, count: usize) {
+    fn get(&self, ino: Ino, index: u32) -> usize {
+        self.0.lock().peek(&(ino, index)).copied().unwrap_or(0)
+    }
+
+    pub(super) fn set(&self, ino: Ino, index: u32, count: usize) {
         self.0.lock().put((ino, index), count);
     }
 
-    fn add(&self, ino: Ino, index: u32) -> usize {
+    pub(super) fn add(&self, ino: Ino, index: u32, more: usize) -> usize {
         let mut counts = self.0.lock();
         let count = counts.get_or_insert_mut((ino, index), || 0);
-        *count += 1;
+        *count += more;
         *count
     }
 }

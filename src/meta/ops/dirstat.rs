@@ -38,7 +38,7 @@ impl CheckedStats {
         self.0.lock().put(dir, ()).is_none()
     }
 
-    fn remove(&self, dir: Ino) {
+    pub(super) fn remove(&self, dir: Ino) {
         self.0.lock().pop(&dir);
     }
 }
@@ -123,7 +123,7 @@ fn broken(stat: Option<DirStat>) -> bool {
     stat.is_none_or(|stat| stat.length < 0 || stat.space < 0 || stat.inodes < 0)
 }
 
-fn count<'a>(items: impl Iterator<Item = &'a Listed>) -> DirStat {
+pub(super) fn count<'a>(items: impl Iterator<Item = &'a Listed>) -> DirStat {
     let mut stat = DirStat::default();
     for item in items {
         stat.inodes += 1;

@@ -1,4 +1,4 @@
-//! What an operation changes in the usage of the volume, of directories and of quotas: collected while its body runs,
+//! What an operation changes in the usage of the volume, of owners, of directories and of quotas: collected while its body runs,
 //! checked against the limits, and written in the same transaction. So usage is exact at every moment.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use stead_base::Ino;
 
 use crate::error::Error;
-use crate::records::{Attr, Counter, DirStat, Key, NodeType, Quota, Record, Write};
+use crate::records::{Attr, Counter, DirStat, Key, NodeType, Principal, Quota, Record, Write};
 use crate::store::{Step, Txn};
 
 use super::context::Context;
@@ -14,9 +14,9 @@ use super::context::Context;
 /// Which limits a change has to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limits {
-    /// Of the volume and of directories.
+    /// Of owners, of the volume and of directories.
     All,
-    /// Of directories: a move adds nothing to the volume.
+    /// Of directories: a move adds nothing to the volume or its owner.
     Quotas,
     /// None: whatever frees space must be possible in a full volume, even if the trash needs a directory for it.
     None,
@@ -30,9 +30,13 @@ pub(super) struct Amount {
 }
 
 impl Amount {
-    fn add(&mut self, space: i64, inodes: i64) {
+    pub(super) fn add(&mut self, space: i64, inodes: i64) {
         self.space += space;
         self.inodes += inodes;
+    }
+
+    const fn grows(self) -> bool {
+        self.space > 0 || self.inodes > 0
     }
 }
 
@@ -40,14 +44,35 @@ impl Amount {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     volume: Amount,
+    owners: BTreeMap<Principal, Amount>,
     children: BTreeMap<Ino, DirStat>,
     trees: BTreeMap<Ino, Amount>,
 }
 
 impl Ledger {
-    /// Inodes appear in the volume or leave it.
-    pub(super) fn volume(&mut self, space: i64, inodes: i64) {
-        self.volume.add(space, inodes);
+    /// An inode appears in the volume (+1) or leaves it (-1).
+    pub(super) fn inode(&mut self, sign: i64, attr: &Attr) {
+        self.volume.add(sign * attr.space(), sign);
+        self.owned(attr, sign * attr.space(), sign);
+    }
+
+    /// A file's length changes.
+    pub(super) fn resized(&mut self, old: &Attr, new: &Attr) {
+        let space = new.space() - old.space();
+        self.volume.add(space, 0);
+        self.owned(new, space, 0);
+    }
+
+    /// An inode gets another owner or group.
+    pub(super) fn given(&mut self, old: &Attr, new: &Attr) {
+        self.owned(old, -old.space(), -1);
+        self.owned(new, new.space(), 1);
+    }
+
+    fn owned(&mut self, attr: &Attr, space: i64, inodes: i64) {
+        for principal in [Principal::User(attr.uid), Principal::Group(attr.gid)] {
+            self.owners.entry(principal).or_default().add(space, inodes);
+        }
     }
 
     /// A name with everything that counts for it appears in `dir` (+1) or leaves it (-1).
@@ -79,15 +104,20 @@ impl Ledger {
     }
 
     /// Checks the limits and writes everything.
-    pub(super) fn settle(self, txn: &mut Txn<'_>, ctx: &Context, limits: Limits) -> Step<()> {
+    pub(super) fn settle(mut self, txn: &mut Txn<'_>, ctx: &Context, limits: Limits) -> Step<()> {
         let quotas = self.quotas(txn, ctx)?;
+        self.owners.retain(|_principal, change| ctx.owner_usage && *change != Amount::default());
         if limits == Limits::All {
+            check_owners(txn, ctx, &self.owners)?;
             check_volume(txn, ctx, self.volume)?;
         }
         if limits != Limits::None {
             for (dir, change) in &quotas {
                 check_quota(txn, *dir, *change)?;
             }
+        }
+        for (principal, change) in self.owners {
+            txn.write(Write::AddOwnerQuotaUsed(principal, change.space, change.inodes));
         }
         if self.volume.space != 0 {
             txn.write(Write::AddCounter(Counter::UsedSpace, self.volume.space));
@@ -125,6 +155,19 @@ const fn file_length(attr: &Attr) -> i64 {
     }
 }
 
+/// Users first, as they are sorted.
+fn check_owners(txn: &mut Txn<'_>, ctx: &Context, owners: &BTreeMap<Principal, Amount>) -> Step<()> {
+    let limited = owners.iter().filter(|(principal, change)| ctx.limited.contains(principal) && change.grows());
+    for (principal, change) in limited {
+        if let Some(Record::Quota(quota)) = txn.hint(&Key::OwnerQuota(*principal))?
+            && let Some((what, limit)) = exceeded(&quota, *change)
+        {
+            return Err(Error::OwnerQuotaExceeded { of: *principal, what, limit }.into());
+        }
+    }
+    Ok(())
+}
+
 fn check_volume(txn: &mut Txn<'_>, ctx: &Context, change: Amount) -> Step<()> {
     for (what, limit, counter, change) in [
         ("space", ctx.capacity, Counter::UsedSpace, change.space),
@@ -145,23 +188,23 @@ fn check_volume(txn: &mut Txn<'_>, ctx: &Context, change: Amount) -> Step<()> {
 }
 
 fn check_quota(txn: &mut Txn<'_>, dir: Ino, change: Amount) -> Step<()> {
-    if change.space <= 0 && change.inodes <= 0 {
-        return Ok(());
-    }
-    let Some(Record::Quota(quota)) = txn.hint(&Key::DirQuota(dir))? else {
-        return Ok(());
-    };
-    Ok(within(dir, &quota, change)?)
-}
-
-fn within(dir: Ino, quota: &Quota, change: Amount) -> Result<(), Error> {
-    for (what, limit, used, change) in [
-        ("space", quota.max_space, quota.used_space, change.space),
-        ("inodes", quota.max_inodes, quota.used_inodes, change.inodes),
-    ] {
-        if limit > 0 && change > 0 && used.saturating_add(change) > limit {
-            return Err(Error::QuotaExceeded { dir, what, limit });
-        }
+    if change.grows()
+        && let Some(Record::Quota(quota)) = txn.hint(&Key::DirQuota(dir))?
+        && let Some((what, limit)) = exceeded(&quota, change)
+    {
+        return Err(Error::QuotaExceeded { dir, what, limit }.into());
     }
     Ok(())
+}
+
+/// The limit that a change does not keep.
+fn exceeded(quota: &Quota, change: Amount) -> Option<(&'static str, i64)> {
+    let limits = [
+        ("space", quota.max_space, quota.used_space, change.space),
+        ("inodes", quota.max_inodes, quota.used_inodes, change.inodes),
+    ];
+    let mut broken = limits
+        .into_iter()
+        .filter(|(_, limit, used, change)| *limit > 0 && *change > 0 && used.saturating_add(*change) > *limit);
+    broken.next().map(|(what, limit, _, _)| (what, limit))
 }

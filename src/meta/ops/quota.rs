@@ -11,6 +11,7 @@ use crate::store::{Step, Store, Txn};
 
 use super::Meta;
 use super::context::{Context, directory};
+use super::owner_quota;
 use super::types::StatFs;
 
 /// Shown as the size of a volume without a limit, doubled until at most 80 % of it are used.
@@ -18,7 +19,7 @@ const UNLIMITED_SPACE: u64 = 1 << 50;
 /// Shown as free inodes of a volume without a limit, doubled until at most 80 % are used.
 const UNLIMITED_INODES: u64 = 10 << 20;
 /// Usage that changes while it is counted is counted again, so often.
-const ATTEMPTS: usize = 5;
+pub(super) const ATTEMPTS: usize = 5;
 
 pub(super) async fn load(store: &dyn Store) -> Result<BTreeSet<Ino>> {
     let quotas = store.list_quotas().await?;
@@ -49,7 +50,7 @@ impl Meta {
         let fresh = self.transact(move |txn| set_limits(txn, dir, limits.0, limits.1)).await?;
         self.reload_quotas().await?;
         if fresh {
-            self.count_quota(dir).await?;
+            self.check_quota(dir, true).await?;
         }
         self.get_quota(dir).await?.ok_or(Error::NoInode { ino: dir })
     }
@@ -72,32 +73,47 @@ impl Meta {
     pub(super) async fn reload_quotas(&self) -> Result<()> {
         let quotas = load(self.store.as_ref()).await?;
         *self.quotas.write() = Arc::new(quotas);
+        let limited = owner_quota::load(self.store.as_ref(), &self.format()).await?;
+        *self.limited.write() = Arc::new(limited);
         Ok(())
     }
 
-    /// Counts the usage of a quota that has just begun to follow changes.
-    async fn count_quota(&self, dir: Ino) -> Result<()> {
-        for attempt in 1..=ATTEMPTS {
-            let before = self.get_quota(dir).await?;
+    /// All directories that have a quota.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn list_quotas(&self) -> Result<Vec<(Ino, Quota)>> {
+        self.store.list_quotas().await
+    }
+
+    /// Counts what lies below a directory that has a quota, and compares; with `repair`, stores what was counted.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the directory has no quota; [`Error::NoInode`].
+    pub async fn check_quota(&self, dir: Ino, repair: bool) -> Result<QuotaCheck> {
+        let dir = self.real(dir);
+        if repair {
+            self.writable()?;
+        }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let before = self.get_quota(dir).await?.ok_or(Error::Invalid {
+                field: "directory",
+                value: dir.to_string(),
+                expected: "one that has a quota",
+            })?;
             let tree = self.summary(dir).await?;
-            let found = (tree.size.cast_signed() - 4096, (tree.files + tree.dirs).cast_signed() - 1);
-            let last = attempt == ATTEMPTS;
-            let stored = self
-                .transact(move |txn| {
-                    let Some(mut quota) = txn.dir_quota(dir)? else { return Ok(true) };
-                    if Some(quota) != before && !last {
-                        return Ok(false);
-                    }
-                    (quota.used_space, quota.used_inodes) = found;
-                    txn.write(Write::SetDirQuota(dir, quota));
-                    Ok(true)
-                })
-                .await?;
-            if stored {
-                break;
+            let check = QuotaCheck {
+                quota: before,
+                space: tree.size.cast_signed() - 4096,
+                inodes: (tree.files + tree.dirs).cast_signed() - 1,
+            };
+            let settled = self.transact(move |txn| settle_count(txn, dir, check, repair, attempt == ATTEMPTS)).await?;
+            if settled {
+                return Ok(check);
             }
         }
-        Ok(())
     }
 
     /// The room that a directory's file system shows: the volume's, or that of the tightest quota above `ino`.
@@ -110,7 +126,38 @@ impl Meta {
     }
 }
 
-fn limit(field: &'static str, value: Option<u64>) -> Result<Option<i64>> {
+/// What a quota says is in use, and what is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaCheck {
+    /// As it was stored.
+    pub quota: Quota,
+    /// Bytes that were counted.
+    pub space: i64,
+    /// Inodes that were counted.
+    pub inodes: i64,
+}
+
+impl QuotaCheck {
+    /// Whether the two agree.
+    pub const fn holds(&self) -> bool {
+        self.quota.used_space == self.space && self.quota.used_inodes == self.inodes
+    }
+}
+
+/// Stores a count if it is to be stored. False: usage changed while it was counted.
+fn settle_count(txn: &mut Txn<'_>, dir: Ino, check: QuotaCheck, repair: bool, last: bool) -> Step<bool> {
+    let Some(mut quota) = txn.dir_quota(dir)? else { return Ok(true) };
+    if quota != check.quota && !last {
+        return Ok(false);
+    }
+    if repair && !check.holds() {
+        (quota.used_space, quota.used_inodes) = (check.space, check.inodes);
+        txn.write(Write::SetDirQuota(dir, quota));
+    }
+    Ok(true)
+}
+
+pub(super) fn limit(field: &'static str, value: Option<u64>) -> Result<Option<i64>> {
     let checked = value.map(|value| {
         i64::try_from(value).map_err(|_too_large| Error::Invalid {
             field,

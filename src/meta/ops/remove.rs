@@ -1,6 +1,6 @@
 //! unlink and rmdir (format.md §2.9).
 
-use stead_base::Ino;
+use stead_base::{Ino, failpoint};
 
 use crate::error::{Error, Result};
 use crate::records::{Key, Name, Write, flags};
@@ -10,7 +10,7 @@ use super::Meta;
 use super::attributes::not_permitted;
 use super::context::{Context, directory, named, not_flagged, not_sticky};
 use super::ledger::{Ledger, Limits};
-use super::trash::{Dropped, Left, drop_name, trash_keys};
+use super::trash::{Dropped, Left, drop_name, needs_hour, trash_keys};
 use super::types::Caller;
 
 impl Meta {
@@ -50,9 +50,36 @@ impl Meta {
             let asked = Asked { parent, name: &name, what, skip_trash, guess };
             take_away(txn, &ctx, &caller, &asked)
         };
+        failpoint::hit("meta.remove.before-commit");
         let left = self.transact(body).await?;
+        failpoint::hit("meta.remove.after-commit");
         self.finish(left);
         Ok(())
+    }
+
+    /// Takes names of files away from one directory, in one transaction. Returns those that are gone; the others are more
+    /// than files with one name, and are to be taken away one by one.
+    pub(super) async fn take_away_files(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        files: &[(Name, Ino)],
+        skip_trash: bool,
+    ) -> Result<Vec<Name>> {
+        self.writable()?;
+        let (ctx, caller, files) = (self.context(), caller.clone(), files.to_vec());
+        self.note_stats([parent]);
+        for (name, _ino) in &files {
+            self.guesses.take(parent, name);
+        }
+        failpoint::hit("meta.remove.before-commit");
+        let body = move |txn: &mut Txn<'_>| take_away_files(txn, &ctx, &caller, parent, &files, skip_trash);
+        let (gone, left) = self.transact(body).await?;
+        failpoint::hit("meta.remove.after-commit");
+        for left in left {
+            self.finish(left);
+        }
+        Ok(gone)
     }
 
     /// What an operation leaves to do once it is committed.
@@ -89,9 +116,6 @@ impl Asked<'_> {
         let mut keys = vec![Key::Attr(self.parent), Key::Entry(self.parent, self.name.clone())];
         if let Some(ino) = self.guess {
             keys.push(Key::Attr(ino));
-            if self.what == What::Directory {
-                keys.push(Key::AnyEntry(ino));
-            }
         }
         if !self.skip_trash {
             keys.extend(trash_keys(ctx));
@@ -136,4 +160,52 @@ fn take_away(txn: &mut Txn<'_>, ctx: &Context, caller: &Caller, asked: &Asked<'_
     }
     ledger.settle(txn, ctx, Limits::None)?;
     Ok(left)
+}
+
+fn take_away_files(
+    txn: &mut Txn<'_>,
+    ctx: &Context,
+    caller: &Caller,
+    parent: Ino,
+    files: &[(Name, Ino)],
+    skip_trash: bool,
+) -> Step<(Vec<Name>, Vec<Left>)> {
+    let mut keys = vec![Key::Attr(parent)];
+    for (name, ino) in files {
+        keys.extend([Key::Entry(parent, name.clone()), Key::Attr(*ino)]);
+    }
+    if !skip_trash {
+        keys.extend(trash_keys(ctx));
+    }
+    ctx.prime(txn, &keys, &[parent])?;
+    let mut dir = directory(txn, parent)?;
+    if parent.is_trash() && !caller.is_root() {
+        return Err(not_permitted(parent, "only root empties the trash").into());
+    }
+    not_flagged(parent, &dir, flags::IMMUTABLE | flags::APPEND)?;
+    let (mut ledger, mut gone, mut left) = (Ledger::default(), Vec::new(), Vec::new());
+    for (name, ino) in files {
+        let Some(entry) = txn.entry(parent, name)? else {
+            gone.push(name.clone());
+            continue;
+        };
+        // A body does not see its own writes: an inode may occur once, and the hour's directory be made once.
+        let attr = match txn.attr(entry.ino)? {
+            Some(attr) if entry.ino == *ino && attr.nlink <= 1 && !attr.is_dir() => attr,
+            _ => continue,
+        };
+        if !gone.is_empty() && needs_hour(txn, ctx, skip_trash || parent.is_trash())? {
+            break;
+        }
+        not_flagged(entry.ino, &attr, flags::IMMUTABLE | flags::APPEND)?;
+        not_sticky(caller, &dir, entry.ino, &attr)?;
+        txn.write(Write::DelEntry(parent, name.clone()));
+        left.push(drop_name(txn, ctx, &mut ledger, Dropped { dir: parent, name, entry, attr, skip_trash })?);
+        gone.push(name.clone());
+    }
+    if !parent.is_trash() && ctx.touch(&mut dir, false) {
+        txn.write(Write::SetAttr(parent, dir));
+    }
+    ledger.settle(txn, ctx, Limits::None)?;
+    Ok((gone, left))
 }

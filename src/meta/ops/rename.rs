@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stead_base::Ino;
+use stead_base::{Ino, failpoint};
 
 use crate::error::{Error, Result};
 use crate::records::{Attr, Entry, Key, Name, Write, flags as inode_flags};
@@ -47,8 +47,10 @@ impl Meta {
         loop {
             let ctx = self.context();
             let asked = moving.clone();
+            failpoint::hit("meta.rename.before-commit");
             match self.transact(move |txn| rename(txn, &ctx, &asked)).await? {
                 Renamed::Done { ino, attr, left } => {
+                    failpoint::hit("meta.rename.after-commit");
                     self.guesses.note(to, &moving.new_name, ino);
                     if attr.is_dir() {
                         self.directories.remember(ino, to);
@@ -169,7 +171,7 @@ fn rename(txn: &mut Txn<'_>, ctx: &Context, asked: &Moving) -> Step<Renamed> {
                 Some(target) => replace(txn, ctx, asked, &mut parents, &mut ledger, &source, target)?,
                 None => Left::Nothing,
             };
-            let attr = put(txn, ctx, asked, &mut parents, &source);
+            let attr = put(txn, ctx, asked, &mut parents, &source)?;
             parents.write(txn, ctx);
             ledger.settle(txn, ctx, Limits::Quotas)?;
             let ino = source.entry.ino;
@@ -218,6 +220,10 @@ fn check_directories(asked: &Moving, from: &Attr, to: &Attr) -> Result<()> {
         (_, false) => {}
     }
     not_flagged(asked.from, from, inode_flags::IMMUTABLE | inode_flags::APPEND)?;
+    if asked.mode == Mode::Restore && !asked.to.is_trash() {
+        // Into a directory that is in the trash itself: so a removed tree becomes whole again.
+        return not_flagged(asked.to, to, inode_flags::IMMUTABLE);
+    }
     takes_names(asked.to, to)
 }
 
@@ -296,7 +302,7 @@ fn replace(
 }
 
 /// Moves the source under its new name.
-fn put(txn: &mut Txn<'_>, ctx: &Context, asked: &Moving, parents: &mut Parents, source: &Side) -> Attr {
+fn put(txn: &mut Txn<'_>, ctx: &Context, asked: &Moving, parents: &mut Parents, source: &Side) -> Step<Attr> {
     let entry = source.entry;
     let mut attr = source.attr.clone();
     attr.ctime = ctx.now;
@@ -307,12 +313,12 @@ fn put(txn: &mut Txn<'_>, ctx: &Context, asked: &Moving, parents: &mut Parents, 
         parents.from_links -= 1;
         parents.to_links += 1;
     }
-    if asked.mode == Mode::Restore && attr.is_dir() && ctx.dir_stats {
-        // A directory loses its statistics with its name, and is empty in the trash.
+    if asked.mode == Mode::Restore && attr.is_dir() && ctx.dir_stats && !txn.has_entries(entry.ino)? {
+        // A directory loses its statistics with its name. Those of one that is no longer empty are recomputed.
         txn.write(Write::InitDirStat(entry.ino));
     }
     txn.write(Write::SetAttr(entry.ino, attr.clone()));
-    attr
+    Ok(attr)
 }
 
 fn move_parent(txn: &mut Txn<'_>, ino: Ino, attr: &mut Attr, from: Ino, to: Ino) {

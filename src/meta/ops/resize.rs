@@ -1,6 +1,6 @@
 //! truncate and fallocate: lengths and holes (format.md §2.5).
 
-use stead_base::{Ino, SliceId};
+use stead_base::{Ino, SliceId, failpoint};
 
 use crate::error::{Error, Result};
 use crate::records::{Attr, CHUNK_SIZE, Key, Slice, Write, flags};
@@ -10,7 +10,7 @@ use super::Meta;
 use super::attributes::{not_permitted, without_set_id};
 use super::context::{Context, not_flagged};
 use super::data::{change_length, check_end, file};
-use super::types::{Caller, fallocate_mode};
+use super::types::{Caller, Changed, fallocate_mode};
 
 /// With more chunks than this in between, those that exist are looked up first.
 const MANY_CHUNKS: u64 = 10_000;
@@ -20,15 +20,16 @@ impl Meta {
     ///
     /// # Errors
     /// [`Error::TooBig`], [`Error::NotPermitted`] for flagged files and in the trash, and limits when it grows.
-    pub async fn truncate(&self, caller: &Caller, ino: Ino, length: u64) -> Result<Attr> {
+    pub async fn truncate(&self, caller: &Caller, ino: Ino, length: u64) -> Result<Changed> {
         self.writable()?;
         check_end(ino, length)?;
         let mut many = None;
         loop {
             let (ctx, caller, known) = (self.context(), caller.clone(), many);
             let body = move |txn: &mut Txn<'_>| truncate(txn, &ctx, &caller, ino, length, known.as_ref());
+            failpoint::hit("meta.truncate.before-commit");
             match self.transact(body).await? {
-                Truncated::Done(attr) => return Ok(attr),
+                Truncated::Done(changed) => return Ok(changed),
                 Truncated::NeedsChunks { old_length, range } => {
                     let chunks = self.store.list_chunks(ino, range).await?;
                     many = Some(Many { old_length, chunks });
@@ -41,7 +42,7 @@ impl Meta {
     ///
     /// # Errors
     /// [`Error::NotSupported`] for other modes, [`Error::Invalid`] for an empty range, and as of [`Meta::truncate`].
-    pub async fn fallocate(&self, caller: &Caller, ino: Ino, mode: u32, offset: u64, length: u64) -> Result<Attr> {
+    pub async fn fallocate(&self, caller: &Caller, ino: Ino, mode: u32, offset: u64, length: u64) -> Result<Changed> {
         self.writable()?;
         let range = Range::new(ino, mode, offset, length)?;
         let (ctx, caller) = (self.context(), caller.clone());
@@ -56,7 +57,7 @@ struct Many {
 }
 
 enum Truncated {
-    Done(Attr),
+    Done(Changed),
     /// The chunks of `range` that have records are to be listed first. Nothing was written.
     NeedsChunks {
         old_length: u64,
@@ -64,15 +65,15 @@ enum Truncated {
     },
 }
 
-fn index(chunk: u64) -> u32 {
+pub(super) fn index(chunk: u64) -> u32 {
     u32::try_from(chunk).expect("files end below 2^57, chunks below 2^31")
 }
 
-fn position(offset: u64) -> u32 {
+pub(super) fn position(offset: u64) -> u32 {
     u32::try_from(offset % CHUNK_SIZE).expect("a position in a chunk is below 2^26")
 }
 
-fn zeros(pos: u32, len: u64) -> Slice {
+pub(super) fn zeros(pos: u32, len: u64) -> Slice {
     Slice {
         pos,
         id: SliceId::HOLE,
@@ -100,7 +101,7 @@ fn truncate(
     new.length = length;
     if old.length == length {
         txn.write(Write::SetAttr(ino, new.clone()));
-        return Ok(Truncated::Done(new));
+        return Ok(Truncated::Done(Changed::from(&old, new)));
     }
     let (left, right) = (old.length.min(length), old.length.max(length));
     let (first, last) = (left / CHUNK_SIZE, right / CHUNK_SIZE);
@@ -124,7 +125,7 @@ fn truncate(
         txn.write(Write::AppendSlices(ino, index(last), vec![end]));
     }
     change_length(txn, ctx, ino, &old, &new)?;
-    Ok(Truncated::Done(new))
+    Ok(Truncated::Done(Changed::from(&old, new)))
 }
 
 fn clear_chunks(txn: &mut Txn<'_>, ino: Ino, chunks: impl Iterator<Item = u32>) {
@@ -134,7 +135,7 @@ fn clear_chunks(txn: &mut Txn<'_>, ino: Ino, chunks: impl Iterator<Item = u32>) 
 }
 
 /// The attributes after a change of the content by `caller`.
-fn changed(ctx: &Context, caller: &Caller, old: &Attr) -> Attr {
+pub(super) fn changed(ctx: &Context, caller: &Caller, old: &Attr) -> Attr {
     let mut new = old.clone();
     new.mtime = ctx.now;
     new.ctime = ctx.now;
@@ -181,7 +182,7 @@ impl Range {
     }
 }
 
-fn fallocate(txn: &mut Txn<'_>, ctx: &Context, caller: &Caller, ino: Ino, range: &Range) -> Step<Attr> {
+fn fallocate(txn: &mut Txn<'_>, ctx: &Context, caller: &Caller, ino: Ino, range: &Range) -> Step<Changed> {
     ctx.prime(txn, &[Key::Attr(ino)], &[])?;
     let old = file(txn, ino)?;
     let mut refused = flags::IMMUTABLE;
@@ -205,5 +206,5 @@ fn fallocate(txn: &mut Txn<'_>, ctx: &Context, caller: &Caller, ino: Ino, range:
         }
     }
     change_length(txn, ctx, ino, &old, &new)?;
-    Ok(new)
+    Ok(Changed::from(&old, new))
 }

@@ -29,6 +29,9 @@ impl Meta {
         if self.options.read_only || self.session() != SessionId::NONE {
             return Ok(self.session());
         }
+        if self.format().enable_acl {
+            self.load_acls().await?;
+        }
         let sid = SessionId(self.store.allocate(Counter::NextSession, 1).await?);
         let (info, expire) = (self.describe_session(), self.expiry());
         *self.session_info.lock() = info.clone();

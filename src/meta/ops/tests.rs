@@ -1,14 +1,24 @@
 //! Tests of the operations against stores in memory: one per rule, and random sequences against a model.
 
+mod acl;
 mod audit;
+mod clone;
+mod compact;
+mod copy;
 mod create;
 mod data;
 mod jobs;
+mod leaks;
+mod locks;
+mod owner_quota;
 mod quota;
 mod random;
 mod remove;
 mod rename;
+mod restore;
 mod setattr;
+mod slices;
+mod tmpfile;
 mod tree;
 mod trips;
 mod volume;
@@ -77,11 +87,21 @@ struct Setup {
     capacity: u64,
     inodes: u64,
     enable_xattr: bool,
+    enable_acl: bool,
+    user_group_quota: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { store: MemoryStore::new(), trash_days: 0, capacity: 0, inodes: 0, enable_xattr: true }
+        Self {
+            store: MemoryStore::new(),
+            trash_days: 0,
+            capacity: 0,
+            inodes: 0,
+            enable_xattr: true,
+            enable_acl: false,
+            user_group_quota: false,
+        }
     }
 }
 
@@ -92,6 +112,8 @@ impl Setup {
         format.trash_days = self.trash_days;
         format.capacity = self.capacity;
         format.inodes = self.inodes;
+        format.enable_acl = self.enable_acl;
+        format.user_group_quota = self.user_group_quota;
         let store = Arc::new(self.store);
         Meta::write_format(store.as_ref(), &format, clock.as_ref()).await.expect("formats");
         let options = MetaOptions { enable_xattr: self.enable_xattr, ..options(&clock) };

@@ -38,6 +38,11 @@ pub(super) fn trash_keys(ctx: &Context) -> Vec<Key> {
     if ctx.trash { vec![Key::Entry(Ino::TRASH, hour_name(ctx.now))] } else { Vec::new() }
 }
 
+/// Whether the next name that goes to the trash makes the directory of its hour.
+pub(super) fn needs_hour(txn: &mut Txn<'_>, ctx: &Context, skip_trash: bool) -> Step<bool> {
+    Ok(ctx.trash && !skip_trash && txn.entry(Ino::TRASH, &hour_name(ctx.now))?.is_none())
+}
+
 /// What is left to do after the commit for an inode that lost a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
@@ -113,7 +118,7 @@ fn make_hour_directory(txn: &mut Txn<'_>, ctx: &Context, ledger: &mut Ledger, ho
         default_acl: 0,
         tier: 0,
     };
-    ledger.volume(attr.space(), 1);
+    ledger.inode(1, &attr);
     ledger.child(Ino::TRASH, 1, &attr);
     let entry = Entry { kind: NodeType::Directory, ino: hour.ino };
     txn.write(Write::AddCounter(Counter::NextTrash, 1));
@@ -161,7 +166,6 @@ fn remove(txn: &mut Txn<'_>, ctx: &Context, ledger: &mut Ledger, gone: Dropped<'
         txn.write(Write::SetAttr(ino, attr));
         return Left::Nothing;
     }
-    txn.write(Write::DelXattrs(ino));
     if attr.parent.0 == 0 {
         txn.write(Write::DelParents(ino));
     }
@@ -178,8 +182,9 @@ fn remove(txn: &mut Txn<'_>, ctx: &Context, ledger: &mut Ledger, gone: Dropped<'
 
 /// Removes an inode without a name.
 pub(super) fn remove_inode(txn: &mut Txn<'_>, ctx: &Context, ledger: &mut Ledger, ino: Ino, attr: &Attr) -> Left {
-    ledger.volume(-attr.space(), -1);
+    ledger.inode(-1, attr);
     txn.write(Write::DelAttr(ino));
+    txn.write(Write::DelXattrs(ino));
     if attr.kind != NodeType::File {
         return Left::Nothing;
     }

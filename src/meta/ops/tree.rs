@@ -1,24 +1,28 @@
 //! Whole trees and paths: resolve, make, sum up, remove.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::stream::{self, TryStreamExt};
+use parking_lot::Mutex;
 use stead_base::Ino;
 
 use crate::error::{Error, Result};
 use crate::records::{Attr, Name, NodeType};
-use crate::store::Store;
+use crate::store::{Listed, Store};
 
 use super::Meta;
-use super::context::{no_entry, permits};
+use super::context::{acl_permits, mode_permits, no_entry};
 use super::remove::What;
 use super::types::{Caller, Summary};
 
 /// Entries of one directory that are removed at the same time.
 const PARALLEL: usize = 16;
-/// Deeper trees are not removed in one go.
-const MAX_DEPTH: usize = 1000;
+/// Files of one directory that one transaction removes.
+const BATCH: usize = 200;
+/// What lies deeper is removed first, by itself: a stack has an end.
+const MAX_DEPTH: usize = 64;
 
 type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -124,8 +128,11 @@ impl Meta {
     ) -> Result<u64> {
         self.writable()?;
         let (ino, attr) = self.lookup(parent, name).await?;
-        let tree = Tree { meta: self, caller, skip_trash, progress, removed: AtomicU64::new(0) };
-        tree.remove(self.real(parent), name, ino, attr.is_dir(), 0).await?;
+        let tree = Tree::new(self, caller, skip_trash, progress);
+        let parent = self.real(parent);
+        while !tree.remove(parent, name, ino, attr.is_dir(), 0).await? {
+            tree.empty_deep().await?;
+        }
         Ok(tree.removed.into_inner())
     }
 
@@ -137,8 +144,10 @@ impl Meta {
         skip_trash: bool,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
-        let tree = Tree { meta: self, caller, skip_trash, progress, removed: AtomicU64::new(0) };
-        tree.empty(dir, 0).await?;
+        let tree = Tree::new(self, caller, skip_trash, progress);
+        while !tree.empty(dir, 0).await? {
+            tree.empty_deep().await?;
+        }
         Ok(tree.removed.into_inner())
     }
 }
@@ -164,46 +173,84 @@ struct Tree<'a> {
     skip_trash: bool,
     progress: &'a (dyn Fn(u64) + Send + Sync),
     removed: AtomicU64,
+    /// Directories at [`MAX_DEPTH`] below where a removal began.
+    deep: Mutex<Vec<Ino>>,
 }
 
-impl Tree<'_> {
-    fn remove<'a>(&'a self, parent: Ino, name: &'a [u8], ino: Ino, is_dir: bool, depth: usize) -> Work<'a, ()> {
+impl<'a> Tree<'a> {
+    fn new(meta: &'a Meta, caller: &'a Caller, skip_trash: bool, progress: &'a (dyn Fn(u64) + Send + Sync)) -> Self {
+        Self { meta, caller, skip_trash, progress, removed: AtomicU64::new(0), deep: Mutex::default() }
+    }
+
+    /// Empties the directories that were too deep, the deepest first.
+    async fn empty_deep(&self) -> Result<()> {
+        let mut waiting = std::mem::take(&mut *self.deep.lock());
+        while let Some(dir) = waiting.pop() {
+            if !self.empty(dir, 0).await? {
+                waiting.push(dir);
+                waiting.append(&mut self.deep.lock());
+            }
+        }
+        Ok(())
+    }
+
+    /// False: it stays until what is too deep below it is removed.
+    fn remove<'b>(&'b self, parent: Ino, name: &'b [u8], ino: Ino, is_dir: bool, depth: usize) -> Work<'b, bool> {
         Box::pin(async move {
             let what = if is_dir { What::Directory } else { What::File };
             loop {
-                if is_dir {
-                    self.empty(ino, depth).await?;
+                if is_dir && !self.empty(ino, depth).await? {
+                    return Ok(false);
                 }
                 match self.meta.take_away(self.caller, parent, name, what, self.skip_trash).await {
                     // Somebody puts new names into the directory, or was faster.
                     Err(Error::NotEmpty { .. }) => {}
-                    Err(Error::NoEntry { .. }) if depth > 0 => return Ok(()),
+                    Err(Error::NoEntry { .. }) if depth > 0 => return Ok(true),
                     Err(error) => return Err(error),
                     Ok(()) => break,
                 }
             }
             let removed = 1 + self.removed.fetch_add(1, Ordering::Relaxed);
             (self.progress)(removed);
-            Ok(())
+            Ok(true)
         })
     }
 
-    async fn empty(&self, dir: Ino, depth: usize) -> Result<()> {
-        if depth >= MAX_DEPTH {
-            return Err(Error::Invalid {
-                field: "tree",
-                value: format!("directory {dir} is {depth} levels deep"),
-                expected: "1000 levels at most",
-            });
-        }
+    /// False: something is left below it that is too deep.
+    async fn empty(&self, dir: Ino, depth: usize) -> Result<bool> {
         self.check_access(dir).await?;
-        let entries = self.meta.list_all(dir, false).await?;
+        let mut entries = self.meta.list_all(dir, true).await?;
+        self.remove_files(dir, &mut entries).await?;
+        if depth >= MAX_DEPTH && !entries.is_empty() {
+            self.deep.lock().push(dir);
+            return Ok(false);
+        }
+        let all = AtomicBool::new(true);
+        let gone = &all;
         stream::iter(entries.into_values().map(Ok))
             .try_for_each_concurrent(PARALLEL, |listed| async move {
                 let is_dir = listed.entry.kind == NodeType::Directory;
-                self.remove(dir, listed.name.as_bytes(), listed.entry.ino, is_dir, depth + 1).await
+                let removed = self.remove(dir, listed.name.as_bytes(), listed.entry.ino, is_dir, depth + 1).await?;
+                gone.fetch_and(removed, Ordering::Relaxed);
+                Ok::<_, Error>(())
             })
-            .await
+            .await?;
+        Ok(all.into_inner())
+    }
+
+    /// Removes files with one name, many at a time, and takes those that are gone out of `entries`.
+    async fn remove_files(&self, dir: Ino, entries: &mut BTreeMap<Name, Listed>) -> Result<()> {
+        let plain = |item: &&Listed| item.attr.as_ref().is_some_and(|attr| !attr.is_dir() && attr.nlink <= 1);
+        let files: Vec<_> = entries.values().filter(plain).map(|item| (item.name.clone(), item.entry.ino)).collect();
+        for files in files.chunks(BATCH) {
+            let gone = self.meta.take_away_files(self.caller, dir, files, self.skip_trash).await?;
+            for name in &gone {
+                entries.remove(name);
+            }
+            let more = gone.len() as u64;
+            (self.progress)(more + self.removed.fetch_add(more, Ordering::Relaxed));
+        }
+        Ok(())
     }
 
     /// Who removes names from a directory must be allowed to write and to search it.
@@ -211,11 +258,15 @@ impl Tree<'_> {
         if self.caller.is_root() {
             return Ok(());
         }
-        match self.meta.stored_attr(dir).await? {
-            Some(attr) if !permits(self.caller, &attr, 0o7) => {
-                Err(Error::AccessDenied { ino: dir, why: "its directory may not be read and written" })
-            }
-            _ => Ok(()),
+        let Some(attr) = self.meta.stored_attr(dir).await? else { return Ok(()) };
+        let allowed = match attr.access_acl {
+            0 => mode_permits(self.caller, &attr, 0o7),
+            id => acl_permits(&*self.meta.acl_rule(id).await?, self.caller, &attr, 0o7),
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(Error::AccessDenied { ino: dir, why: "its directory may not be read and written" })
         }
     }
 }

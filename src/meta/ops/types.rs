@@ -1,5 +1,6 @@
 //! The words of the file system's interface: who asks, what is to be set, what comes back.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,11 +133,42 @@ impl NewNode {
     }
 }
 
+/// The attributes after a change, and what tells whether somebody else had changed the content before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The attributes after the change.
+    pub attr: Attr,
+    /// Time of change and length of the file before it.
+    pub before: (Timestamp, u64),
+}
+
+impl Changed {
+    /// One change and then another. If there was somebody else's in between, that is as good as one before both.
+    pub(super) fn then(self, next: Self) -> Self {
+        let before = if next.before == (self.attr.mtime, self.attr.length) { self.before } else { next.before };
+        Self { before, ..next }
+    }
+
+    pub(super) const fn from(old: &Attr, attr: Attr) -> Self {
+        Self { before: (old.mtime, old.length), attr }
+    }
+}
+
+impl Deref for Changed {
+    type Target = Attr;
+
+    fn deref(&self) -> &Attr {
+        &self.attr
+    }
+}
+
 /// What a committed slice led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteOutcome {
     /// The file's attributes after the write.
     pub attr: Attr,
+    /// Time of change and length of the file before it: whether somebody else has changed it in between.
+    pub before: (Timestamp, u64),
     /// Slice records of the chunk after the write, for the decision to compact. A hint: 0 when it is not known.
     pub records: usize,
 }
@@ -210,6 +242,10 @@ pub struct MetaOptions {
     pub pid: u32,
     /// Whether extended attributes are served.
     pub enable_xattr: bool,
+    /// Whether `security.capability` is one of them.
+    pub enable_cap: bool,
+    /// Whether `security.selinux` is one of them.
+    pub enable_selinux: bool,
     /// Deleted files whose data is removed at the same time.
     pub max_deletes: usize,
     /// Where "now" comes from.
@@ -229,6 +265,8 @@ impl Default for MetaOptions {
             host_name: "localhost".to_owned(),
             pid: std::process::id(),
             enable_xattr: false,
+            enable_cap: false,
+            enable_selinux: false,
             max_deletes: 100,
             clock: Arc::new(SystemClock),
         }

@@ -2,15 +2,10 @@
 
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-
-/// The first pause before another try.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// The longest one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a command failed. The error inside is what the caller gets when nothing helps.
 #[derive(Debug)]
@@ -26,7 +21,7 @@ pub(super) enum Fault {
 }
 
 /// A server that cannot serve for the moment.
-const BUSY: [&str; 9] = [
+const BUSY: [&str; 10] = [
     "LOADING",
     "READONLY",
     "MASTERDOWN",
@@ -36,10 +31,22 @@ const BUSY: [&str; 9] = [
     "NOREPLICAS",
     "MISCONF",
     "max number of clients",
+    // A key of a slot that is on its way to another node: no script has written by then.
+    "non local key",
 ];
 /// A server that does not want us.
 const DENIED: [&str; 6] =
     ["NOAUTH", "WRONGPASS", "NOPERM", "Authentication required", "no permissions", "invalid password"];
+
+/// Whether another server has the volume now, or may have: a master that became a replica, a slot that moved, a node
+/// that has lost its cluster.
+pub(super) fn is_elsewhere(error: &RedisError) -> bool {
+    is_redirect(error) || matches!(error.code(), Some("READONLY" | "CLUSTERDOWN"))
+}
+
+fn is_redirect(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
+}
 
 impl Fault {
     /// Sorts a client error. `engine` names the server in errors.
@@ -50,13 +57,19 @@ impl Fault {
         let says = |words: &[&str]| words.iter().any(|word| code == *word || why.contains(word));
         if code == "NOSCRIPT" {
             Self::NoScript
+        } else if code == "CORRUPT" {
+            // Our scripts name the key and what is wrong.
+            let (key, why) = error.detail().and_then(|detail| detail.split_once(' ')).unwrap_or(("?", &why));
+            Self::Final(Error::Corrupt { key: key.to_owned(), why: why.to_owned() })
+        } else if says(&["WRONGTYPE"]) {
+            Self::Final(Error::Corrupt { key: engine, why })
         } else if error.kind() == ErrorKind::AuthenticationFailed || says(&DENIED) {
             Self::Final(Error::Denied { engine, why })
         } else if matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse) {
             Self::Unknown(Error::Unavailable { engine, why })
         } else if code == "OOM" || says(&["OOM command not allowed"]) {
             Self::Final(Error::EngineFull { engine, why })
-        } else if says(&BUSY) {
+        } else if is_redirect(error) || says(&BUSY) {
             Self::NotDone(Error::Unavailable { engine, why })
         } else {
             Self::Final(Error::Engine { engine, why })
@@ -93,11 +106,13 @@ pub(super) struct Patience {
     retry_for: Duration,
     until: Option<Instant>,
     next: Duration,
+    longest: Duration,
 }
 
 impl Patience {
-    pub(super) fn new(retry_for: Duration) -> Self {
-        Self { retry_for, until: None, next: FIRST_PAUSE }
+    /// `first` and `longest` are pauses.
+    pub(super) fn new(retry_for: Duration, first: Duration, longest: Duration) -> Self {
+        Self { retry_for, until: None, next: first, longest }
     }
 
     /// Pauses before another try.
@@ -111,7 +126,7 @@ impl Patience {
             return Err(why);
         }
         let pause = self.next.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        self.next = (self.next * 2).min(self.longest);
         tokio::time::sleep_until(until.min(now + pause)).await;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Which key and field of Redis holds a record (format.md §2.1), how it is read there, and what its bytes mean.
 //!
-//! Every key begins with a prefix that is empty on a standalone server; a cluster would need `{db}`.
+//! Every key begins with a prefix that is empty on a standalone server and `{db}` in a cluster.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -10,7 +10,7 @@ use stead_base::{Ino, SessionId, SliceId};
 
 use crate::codec;
 use crate::error::Result;
-use crate::records::{Counter, DirStat, Job, Key, Quota, Record};
+use crate::records::{Counter, DirStat, Job, Key, LockOwner, LockTable, Principal, Quota, Record};
 
 /// Where a record is and how it is read: one of the readers in `lua/lib.lua` with its key and field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,27 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// Those that begin with `prefix`.
+    pub(super) fn new(prefix: String) -> Self {
+        Self { prefix }
+    }
+
+    /// Whether scripts have to name all their keys, so that the server refuses a call before it begins when some are on
+    /// their way to another node.
+    pub(super) fn are_declared(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
+    /// The keys behind the first argument of one of the readers and special writes, and behind that of any other.
+    pub(super) fn behind(&self, how: &str, key: &[u8]) -> Vec<Vec<u8>> {
+        let with = |names: &[&str]| names.iter().map(|name| [key, name.as_bytes()].concat()).collect();
+        match how {
+            "stat" | "addstat" => with(&["dirDataLength", "dirUsedSpace", "dirUsedInodes"]),
+            "quota" | "addquota" => with(&["", "UsedSpace", "UsedInodes"]),
+            _ => with(&[""]),
+        }
+    }
+
     /// What every key begins with.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
@@ -85,6 +106,27 @@ impl Keys {
         self.named(&format!("locked{sid}"))
     }
 
+    /// The locks of a file, one field per owner.
+    pub(super) fn locks(&self, table: LockTable, ino: Ino) -> Vec<u8> {
+        let name = lock_name(table);
+        self.named(&format!("{name}{ino}"))
+    }
+
+    /// Reads a member of a [`Keys::locked`] set.
+    pub(super) fn parse_locks(&self, key: &[u8]) -> Option<(LockTable, Ino)> {
+        let name = std::str::from_utf8(key).ok()?.strip_prefix(self.prefix())?;
+        let mut tables = [LockTable::Flock, LockTable::Plock].into_iter();
+        tables.find_map(|table| Some((table, Ino(name.strip_prefix(lock_name(table))?.parse().ok()?))))
+    }
+
+    /// The hash of limits; the names of those of the usage begin like it. With the field.
+    pub(super) fn owner_quota(&self, of: Principal) -> (Vec<u8>, u32) {
+        match of {
+            Principal::User(uid) => (self.named("userQuota"), uid),
+            Principal::Group(gid) => (self.named("groupQuota"), gid),
+        }
+    }
+
     /// The tokens of one client: field = slot, value = number of the last operation there. The field `e` is kept free
     /// for an epoch that shuts a dead worker out.
     pub(super) fn tokens(&self, client: u64) -> Vec<u8> {
@@ -112,12 +154,27 @@ impl Keys {
             Key::Xattr(ino, name) => place("hget", self.xattrs(*ino), name.as_bytes()),
             Key::Counter(counter) => place("get", self.counter(*counter), []),
             Key::DirStat(dir) => place("stat", self.named(""), dir.to_string()),
-            Key::DirQuota(dir) => place("quota", self.named(""), dir.to_string()),
+            Key::DirQuota(dir) => place("quota", self.named("dirQuota"), dir.to_string()),
             Key::SliceRef(id, size) => place("hget", self.named("sliceRef"), slice_field(*id, *size)),
             Key::Sustained(sid, ino) => place("member", self.sustained(*sid), ino.to_string()),
             Key::Deleted(ino, length) => place("score", self.named("delfiles"), deleted_member(*ino, *length)),
             Key::Session(sid) => place("hget", self.named("sessionInfos"), sid.to_string()),
+            Key::Flocks(ino) => place("fields", self.locks(LockTable::Flock, *ino), []),
+            Key::Plocks(ino) => place("fields", self.locks(LockTable::Plock, *ino), []),
+            Key::Acl(id) => place("hget", self.named("acl"), id.to_string()),
+            Key::Detached(ino) => place("score", self.named("detachedNodes"), ino.to_string()),
+            Key::OwnerQuota(of) => {
+                let (key, number) = self.owner_quota(*of);
+                place("quota", key, number.to_string())
+            }
         }
+    }
+}
+
+fn lock_name(table: LockTable) -> &'static str {
+    match table {
+        LockTable::Flock => "lockf",
+        LockTable::Plock => "lockp",
     }
 }
 
@@ -135,6 +192,7 @@ fn counter_name(counter: Counter) -> &'static str {
         Counter::NextTrash => "nextTrash",
         Counter::UsedSpace => "usedSpace",
         Counter::TotalInodes => "totalInodes",
+        Counter::AclMaxId => "aclMaxId",
     }
 }
 
@@ -245,8 +303,11 @@ pub(super) fn decode(keys: &Keys, key: &Key, raw: Option<&Bytes>) -> Result<Opti
             let [length, space, inodes] = numbers(&place, raw)?;
             Record::DirStat(DirStat { length, space, inodes })
         }
-        Key::DirQuota(_) => Record::Quota(quota(&place, raw)?),
-        Key::AnyEntry(_) | Key::Sustained(..) | Key::Deleted(..) => Record::Present,
+        Key::DirQuota(_) | Key::OwnerQuota(_) => Record::Quota(quota(&place, raw)?),
+        Key::Flocks(_) => Record::Flocks(locks(&place, raw, codec::decode_flock)?),
+        Key::Plocks(_) => Record::Plocks(locks(&place, raw, codec::decode_plocks)?),
+        Key::Acl(_) => Record::Acl(codec::decode_acl(&place, raw)?),
+        Key::AnyEntry(_) | Key::Sustained(..) | Key::Deleted(..) | Key::Detached(_) => Record::Present,
     }))
 }
 
@@ -272,6 +333,31 @@ fn parents(place: &dyn Display, raw: &[u8]) -> Result<Option<Record>> {
         }
     }
     Ok((!found.is_empty()).then_some(Record::Parents(found)))
+}
+
+/// The owners of locks and what each has.
+fn locks<T>(
+    place: &dyn Display,
+    raw: &[u8],
+    decode: impl Fn(&dyn Display, &[u8]) -> Result<T>,
+) -> Result<BTreeMap<LockOwner, T>> {
+    let words = fields(place, raw)?;
+    let pairs = words.chunks_exact(2);
+    pairs.map(|pair| Ok((codec::decode_lock_owner(place, pair[0])?, decode(place, pair[1])?))).collect()
+}
+
+/// Fields and values of a hash in turn, each as its length, a colon and its bytes: what the reader `fields` gives.
+fn fields<'a>(place: &dyn Display, mut raw: &'a [u8]) -> Result<Vec<&'a [u8]>> {
+    let mut found = Vec::new();
+    while !raw.is_empty() {
+        let colon = raw.iter().position(|byte| *byte == b':').unwrap_or(raw.len());
+        let length = usize::try_from(codec::decode_number(place, &raw[..colon])?).unwrap_or(usize::MAX);
+        let rest = raw.get(colon + 1..).and_then(|rest| rest.split_at_checked(length));
+        let Some((word, rest)) = rest else { return Err(codec::corrupt(place, "it ends early")) };
+        found.push(word);
+        raw = rest;
+    }
+    Ok(found)
 }
 
 /// Limits, then the usage as two decimal numbers: what the reader `quota` gives.

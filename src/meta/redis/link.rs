@@ -3,34 +3,36 @@
 //! [`Link::send`] makes one attempt and says what a failure means; [`Link::query`] and [`Link::eval`] repeat until the
 //! retry time is over, which is right for everything that may be done twice.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue,
-    IntoConnectionInfo, RedisConnectionInfo, TlsCertificates, Value,
-};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Value};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::fault::{Fault, Patience};
+use super::fault::{self, Fault, Patience};
+use super::locate::Locator;
 use super::script::{self, Script};
+use super::seeds::Seeds;
+use super::tracking::Tracking;
 use crate::error::{Error, Result};
-use crate::url::{ConnectOptions, RedisServers, RedisTls, RedisUrl};
+use crate::url::{ConnectOptions, RedisTuning, RedisUrl};
 
-/// How long the server may take for one command.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands that wait for being written; more wait in their tasks.
 const PIPELINE: usize = 1024;
 
 /// A server and the connection to it.
 #[derive(Debug)]
 pub(super) struct Link {
-    client: Client,
+    locator: Locator,
     config: AsyncConnectionConfig,
+    tuning: RedisTuning,
     engine: String,
     retry_for: Duration,
+    tracking: Option<Arc<Tracking>>,
     state: Mutex<State>,
     connecting: tokio::sync::Mutex<()>,
 }
@@ -54,14 +56,22 @@ impl Link {
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Denied`], or [`Error::Address`] for a database that the server does not have.
-    pub(super) async fn open(url: &RedisUrl, options: &ConnectOptions) -> Result<Self> {
+    pub(super) async fn open(url: &RedisUrl, options: &ConnectOptions, seeds: &Arc<Seeds>) -> Result<Self> {
+        let tuning = url.tuning.clone();
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(options.connect_timeout))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_connection_timeout(Some(tuning.dial_timeout.unwrap_or(options.connect_timeout)))
+            .set_response_timeout(Some(tuning.read_timeout))
             .set_pipeline_buffer_size(PIPELINE);
+        let mut locator = Locator::new(url).await?;
+        locator.recognise_cluster(&config).await.map_err(Fault::into_error)?;
+        let tracking = tuning
+            .client_cache
+            .then(|| Arc::new(Tracking::new(locator.prefix(), tuning.client_cache_expire, Arc::clone(seeds))));
         let link = Self {
-            client: client(url).await?,
+            tracking,
+            locator,
             config,
+            tuning,
             engine: url.to_string(),
             retry_for: options.retry_for,
             state: Mutex::default(),
@@ -76,9 +86,19 @@ impl Link {
         &self.engine
     }
 
+    /// Where the server is.
+    pub(super) fn locator(&self) -> &Locator {
+        &self.locator
+    }
+
+    /// What the server tells of changes, if it does.
+    pub(super) fn tracking(&self) -> Option<&Tracking> {
+        self.tracking.as_deref()
+    }
+
     /// For a caller that repeats itself.
     pub(super) fn patience(&self) -> Patience {
-        Patience::new(self.retry_for)
+        Patience::new(self.retry_for, self.tuning.min_backoff, self.tuning.max_backoff)
     }
 
     /// An answer that is not what the command gives.
@@ -93,8 +113,7 @@ impl Link {
         let reply = sent.and_then(Value::extract_error);
         reply.map_err(|error| {
             let fault = Fault::of(&self.engine, &error);
-            // A server that became a replica may have a successor behind the same name.
-            if matches!(fault, Fault::Unknown(_)) || error.code() == Some("READONLY") {
+            if matches!(fault, Fault::Unknown(_)) || fault::is_elsewhere(&error) {
                 self.lost(at.number, &error);
             }
             fault
@@ -167,7 +186,8 @@ impl Link {
                 return Err(Fault::NotDone(why.clone()));
             }
         }
-        let made = self.connect().await;
+        let number = self.state.lock().made + 1;
+        let made = self.connect(number).await;
         let mut state = self.state.lock();
         match made {
             Ok(connection) => {
@@ -175,7 +195,6 @@ impl Link {
                 if state.made > 1 {
                     info!(engine = self.engine, "connected again");
                 }
-                let number = state.made;
                 Ok(state.current.insert(Connected { number, connection }).clone())
             }
             Err(fault) => {
@@ -188,10 +207,12 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, Fault> {
+    async fn connect(&self, number: u64) -> Result<MultiplexedConnection, Fault> {
         let explain = |error| Fault::of_connecting(&self.engine, &self.engine, &error);
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&self.config);
-        let mut connection = connecting.await.map_err(explain)?;
+        let mut connection = match &self.tracking {
+            None => self.locator.connect(&self.config).await?,
+            Some(tracking) => self.connect_tracked(tracking, number, explain).await?,
+        };
         for script in script::all() {
             let loaded = connection.send_packed_command(&script.load()).await;
             match loaded.and_then(Value::extract_error).map_err(explain) {
@@ -203,6 +224,24 @@ impl Link {
                 Err(fault) => return Err(fault),
             }
         }
+        Ok(connection)
+    }
+
+    async fn connect_tracked(
+        &self,
+        tracking: &Arc<Tracking>,
+        number: u64,
+        explain: impl Fn(redis::RedisError) -> Fault,
+    ) -> Result<MultiplexedConnection, Fault> {
+        let told = Arc::clone(tracking);
+        let config = self.config.clone().set_push_sender(move |push| {
+            told.take(number, push);
+            Ok::<(), Infallible>(())
+        });
+        let mut connection = self.locator.connect(&config).await?;
+        let on = connection.send_packed_command(&tracking.command()).await;
+        on.and_then(Value::extract_error).map_err(explain)?;
+        tracking.begin(number);
         Ok(connection)
     }
 
@@ -221,71 +260,4 @@ pub(super) async fn again(fault: Fault, patience: &mut Patience) -> Result<()> {
         Fault::NotDone(why) | Fault::Unknown(why) => patience.pause(why).await,
         fault @ (Fault::Final(_) | Fault::NoScript) => Err(fault.into_error()),
     }
-}
-
-async fn client(url: &RedisUrl) -> Result<Client> {
-    let wrong = |why: String| Error::Address { address: url.to_string(), why };
-    let mut login = RedisConnectionInfo::default().set_db(url.db.into());
-    if let Some(user) = &url.user {
-        login = login.set_username(user);
-    }
-    if let Some(password) = &url.password {
-        login = login.set_password(password);
-    }
-    let explain = |error: redis::RedisError| wrong(error.to_string());
-    let info = address(url)?.into_connection_info().map_err(explain)?.set_redis_settings(login);
-    match &url.tls {
-        None => Client::open(info),
-        Some(tls) => secure(info, tls, wrong).await?,
-    }
-    .map_err(explain)
-}
-
-fn address(url: &RedisUrl) -> Result<ConnectionAddr> {
-    Ok(match &url.servers {
-        RedisServers::Socket { path } => ConnectionAddr::Unix(path.clone()),
-        RedisServers::Single { host, port } => match &url.tls {
-            None => ConnectionAddr::Tcp(host.clone(), *port),
-            Some(tls) => {
-                ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: tls.insecure, tls_params: None }
-            }
-        },
-        RedisServers::Sentinel { .. } => {
-            return Err(Error::NotSupported { what: "Redis through Sentinel" });
-        }
-        RedisServers::Cluster { .. } => {
-            return Err(Error::NotSupported { what: "a Redis cluster" });
-        }
-    })
-}
-
-async fn secure(
-    info: ConnectionInfo,
-    tls: &RedisTls,
-    wrong: impl Fn(String) -> Error,
-) -> Result<redis::RedisResult<Client>> {
-    if tls.server_name.is_some() {
-        return Err(Error::NotSupported { what: "tls-server-name: a certificate for another name than the host's" });
-    }
-    // An error only says that the process has a provider already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let read = async |path: &std::path::PathBuf| {
-        let content = tokio::fs::read(path).await;
-        content.map_err(|error| wrong(format!("{}: {error}", path.display())))
-    };
-    let root_cert = match &tls.ca_file {
-        Some(path) => Some(read(path).await?),
-        None => None,
-    };
-    let client_tls = match (&tls.cert_file, &tls.key_file) {
-        (Some(cert), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: read(cert).await?, client_key: read(key).await? })
-        }
-        _ => None,
-    };
-    Ok(if root_cert.is_none() && client_tls.is_none() {
-        Client::open(info)
-    } else {
-        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
-    })
 }

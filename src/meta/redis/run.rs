@@ -122,7 +122,11 @@ impl RedisStore {
         let compared = view.compared();
         let places: Vec<Expected> =
             compared.iter().map(|key| (self.keys.place(key), view.known[key].raw.clone())).collect();
-        let committed = self.commit(&places, &writes::commands(&self.keys, writes)).await?;
+        if let Some(tracking) = self.link.tracking() {
+            tracking.announce(writes);
+        }
+        let committed = self.commit(&places, &writes::commands(&self.keys, writes)).await;
+        let committed = committed.inspect_err(|_unknown| self.seeds.doubt(writes))?;
         let done = matches!(committed, Committed::Yes);
         let mut fresh: HashMap<usize, Raw> = match committed {
             Committed::Yes => HashMap::new(),
@@ -165,10 +169,12 @@ impl RedisStore {
     async fn commit(&self, expected: &[Expected], writes: &[Command]) -> Result<Committed> {
         let slot = self.tokens.slot().await;
         let mut patience = self.link.patience();
+        let declared = self.declared(expected, writes);
+        let keys: Vec<&[u8]> = declared.iter().map(Vec::as_slice).collect();
         loop {
             let operation = slot.operation();
             let fill = |call: &mut Cmd| fill_commit(call, &slot, operation, expected, writes);
-            match self.link.send_script(&script::COMMIT, &[&self.tokens.key], fill).await {
+            match self.link.send_script(&script::COMMIT, &keys, fill).await {
                 Ok(Value::Int(1)) => return Ok(Committed::Yes),
                 // Another operation of this slot was fenced meanwhile: it goes with the next number.
                 Ok(Value::Int(0)) => {}
@@ -182,6 +188,17 @@ impl RedisStore {
                 Err(fault) => again(fault, &mut patience).await?,
             }
         }
+    }
+
+    /// The keys of a commit: the tokens, and in a cluster all others.
+    fn declared(&self, expected: &[Expected], writes: &[Command]) -> Vec<Vec<u8>> {
+        let mut keys = vec![self.tokens.key.clone()];
+        if self.keys.are_declared() {
+            keys.extend(expected.iter().flat_map(|(place, _raw)| self.keys.behind(place.how, &place.key)));
+            let first = |command: &Command| command.args.first().map(|key| self.keys.behind(command.name, key));
+            keys.extend(writes.iter().filter_map(first).flatten());
+        }
+        keys
     }
 
     fn changed(&self, reply: Value) -> Result<Vec<(usize, Raw)>> {
@@ -317,5 +334,14 @@ impl Source for View<'_> {
             }
         };
         Ok(keys::decode(&self.store.keys, key, raw.as_ref())?)
+    }
+
+    fn get_unlikely(&mut self, key: &Key) -> Step<Option<Record>> {
+        if self.find(key).is_none() {
+            // Wrong like any seed, that costs no more than asking would have.
+            let absent = Known { raw: None, verified: false, at: Instant::now(), used: None };
+            self.known.insert(key.clone(), absent);
+        }
+        self.get(key, Check::Compare)
     }
 }

@@ -1,4 +1,4 @@
-//! Reading what is more than one record: directories, sessions, lists of work, all keys.
+//! Lists: sessions, quotas, work that waits, the keys of a volume.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -6,47 +6,23 @@ use std::ops::Range;
 use bytes::Bytes;
 use redis::{Cmd, FromRedisValue};
 use stead_base::{Ino, SessionId, SliceId};
-use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, error};
 
 use super::RedisStore;
-use super::{keys, script};
+use super::{keys, script, writes};
 use crate::codec;
-use crate::error::{Error, Result};
-use crate::records::{Key, Name, Quota};
-use crate::store::{Cursor, Listed, Page, SessionRecord};
+use crate::error::Result;
+use crate::records::{AclRule, LockTable, Name, Principal, Quota};
+use crate::store::SessionRecord;
 
 /// Items that a scan asks for at once; more would hold the server up.
-const BATCH: usize = 1000;
+pub(super) const BATCH: usize = 1000;
 /// Chunks that are asked for one by one; beyond, all keys of the database are gone through.
 const MAX_PROBES: u32 = 100_000;
 
 type Fields = Vec<(Bytes, Bytes)>;
-/// Name, entry, attributes.
-type RawListed = (Bytes, Bytes, Option<Bytes>);
 
 impl RedisStore {
-    pub(super) async fn page(&self, dir: Ino, with_attrs: bool, from: Cursor, limit: usize) -> Result<Page<Listed>> {
-        let at = Instant::now();
-        let cursor = if from.0.is_empty() { b"0".to_vec() } else { from.0 };
-        let count = limit.clamp(1, BATCH);
-        let (next, found): (Vec<u8>, Vec<RawListed>) = self
-            .link
-            .eval(&script::PAGE, &[&self.keys.entries(dir)], |call| {
-                call.arg(&cursor).arg(count);
-                call.arg(i32::from(with_attrs)).arg(self.keys.prefix());
-            })
-            .await?;
-        let items = found.into_iter().map(|(name, raw, attr)| {
-            let name = Name::stored(name);
-            let key = Key::Entry(dir, name.clone());
-            let (entry, attr) =
-                if with_attrs { self.found(key, &raw, attr, at)? } else { (self.decode_entry(&key, &raw)?, None) };
-            Ok(Listed { name, entry, attr })
-        });
-        Ok(Page { items: items.collect::<Result<_>>()?, next: (next != b"0").then_some(Cursor(next)) })
-    }
-
     pub(super) async fn xattrs(&self, ino: Ino) -> Result<Vec<Name>> {
         let names: Vec<Bytes> = self.link.query(&command("HKEYS", [self.keys.xattrs(ino)])).await?;
         Ok(names.into_iter().map(Name::stored).collect())
@@ -164,7 +140,9 @@ impl RedisStore {
         self.scan_hash(&key, |fields| {
             for (field, value) in fields {
                 if value.starts_with(b"-") {
-                    pending.extend(keys::parse_slice_field(&field));
+                    let count =
+                        codec::decode_number(&format_args!("sliceRef {}", String::from_utf8_lossy(&field)), &value);
+                    pending.extend(readable(count).and_then(|_count| keys::parse_slice_field(&field)));
                 } else if value.as_ref() == b"0" {
                     zeros.insert(field);
                 }
@@ -188,9 +166,10 @@ impl RedisStore {
         let mut found = BTreeMap::new();
         self.scan_hash(&self.keys.named("delSlices"), |fields| {
             for (field, value) in fields {
-                let parsed = keys::parse_delayed_field(&field).filter(|(_id, since)| *since < before);
-                if let Some(place) = parsed {
-                    let shown = format!("delSlices {}", String::from_utf8_lossy(&field));
+                let shown = format!("delSlices {}", String::from_utf8_lossy(&field));
+                let place = keys::parse_delayed_field(&field);
+                let place = place.ok_or_else(|| codec::corrupt(&shown, "its name is not SLICE_SECOND"))?;
+                if place.1 < before {
                     found.insert(place, codec::decode_delayed(&shown, &value)?);
                 }
             }
@@ -202,30 +181,74 @@ impl RedisStore {
     }
 
     pub(super) async fn quotas(&self) -> Result<Vec<(Ino, Quota)>> {
-        let limits: Fields = self.hash("dirQuota").await?;
+        let quotas = self.quota_hash(&self.keys.named("dirQuota")).await?;
+        Ok(quotas.into_iter().map(|(number, quota)| (Ino(number), quota)).collect())
+    }
+
+    pub(super) async fn owner_quotas(&self) -> Result<Vec<(Principal, Quota)>> {
+        let mut found = Vec::new();
+        for kind in [Principal::User, Principal::Group] {
+            let (key, _number) = self.keys.owner_quota(kind(0));
+            let quotas = self.quota_hash(&key).await?.into_iter();
+            found.extend(quotas.filter_map(|(number, quota)| Some((kind(number.try_into().ok()?), quota))));
+        }
+        Ok(found)
+    }
+
+    /// The quotas whose limits are in the hash `key`; one that does not decode is left out.
+    async fn quota_hash(&self, key: &[u8]) -> Result<Vec<(u64, Quota)>> {
+        let limits: Fields = self.hash(key).await?;
         if limits.is_empty() {
             return Ok(Vec::new());
         }
-        let space: HashMap<Bytes, i64> = self.hash("dirQuotaUsedSpace").await?;
-        let inodes: HashMap<Bytes, i64> = self.hash("dirQuotaUsedInodes").await?;
+        let [space, inodes] = writes::usage_hashes(key);
+        let space: HashMap<Bytes, Bytes> = self.hash(&space).await?;
+        let inodes: HashMap<Bytes, Bytes> = self.hash(&inodes).await?;
         let quotas = limits.into_iter().map(|(field, limits)| {
-            let shown = format!("dirQuota {}", String::from_utf8_lossy(&field));
-            let ino = codec::decode_number(&shown, &field)?;
-            let quota = Quota {
-                used_space: space.get(&field).copied().unwrap_or_default(),
-                used_inodes: inodes.get(&field).copied().unwrap_or_default(),
-                ..codec::decode_quota_limits(&shown, &limits)?
+            let shown = format!("{} {}", String::from_utf8_lossy(key), String::from_utf8_lossy(&field));
+            let used = |of: &HashMap<Bytes, Bytes>| {
+                of.get(&field).map_or(Ok(0), |number| codec::decode_number(&shown, number))
             };
-            Ok((Ino(ino.cast_unsigned()), quota))
+            let number = codec::decode_number(&shown, &field)?.cast_unsigned();
+            let limits = codec::decode_quota_limits(&shown, &limits)?;
+            Ok((number, Quota { used_space: used(&space)?, used_inodes: used(&inodes)?, ..limits }))
         });
-        quotas.collect()
+        Ok(quotas.filter_map(readable).collect())
     }
 
-    async fn hash<T: FromRedisValue>(&self, name: &str) -> Result<T> {
-        self.link.query(&command("HGETALL", [self.keys.named(name)])).await
+    pub(super) async fn acls(&self) -> Result<Vec<(u32, AclRule)>> {
+        let rules: Fields = self.hash(&self.keys.named("acl")).await?;
+        let rules = rules.into_iter().map(|(field, rule)| {
+            let shown = format!("acl {}", String::from_utf8_lossy(&field));
+            let id = codec::decode_number(&shown, &field)?;
+            let id = u32::try_from(id).map_err(|_| codec::corrupt(&shown, "its id is no number of 32 bits"))?;
+            Ok((id, codec::decode_acl(&shown, &rule)?))
+        });
+        Ok(rules.filter_map(readable).collect())
     }
 
-    /// Removes the keys of the volume, the setting first, so that other clients stop.
+    pub(super) async fn detached(&self) -> Result<Vec<(Ino, i64)>> {
+        let mut range = redis::cmd("ZRANGE");
+        range.arg(self.keys.named("detachedNodes")).arg(0).arg(-1).arg("WITHSCORES");
+        let found: Vec<(Bytes, f64)> = self.link.query(&range).await?;
+        let found = found.into_iter().map(|(member, since)| {
+            let ino = codec::decode_number(&"detachedNodes", &member)?;
+            Ok((Ino(ino.cast_unsigned()), whole_seconds(since)))
+        });
+        Ok(found.filter_map(readable).collect())
+    }
+
+    pub(super) async fn locks(&self, sid: SessionId) -> Result<Vec<(LockTable, Ino)>> {
+        let keys: Vec<Bytes> = self.link.query(&command("SMEMBERS", [self.keys.locked(sid)])).await?;
+        Ok(keys.iter().filter_map(|key| self.keys.parse_locks(key)).collect())
+    }
+
+    async fn hash<T: FromRedisValue>(&self, key: &[u8]) -> Result<T> {
+        self.link.query(&command("HGETALL", [key.to_vec()])).await
+    }
+
+    /// Removes the keys of the volume: the setting first, so that other clients stop, the sessions last, so that who
+    /// removes it is known to the end.
     pub(super) async fn remove_everything(&self) -> Result<()> {
         self.unlink(&[self.keys.named("setting").into()]).await?;
         let mut ours = Vec::new();
@@ -236,9 +259,12 @@ impl RedisStore {
             ours.extend(keys.into_iter().filter(rest));
         })
         .await?;
+        let sessions = [self.keys.named("allSessions"), self.keys.named("sessionInfos")].map(Bytes::from);
+        ours.retain(|key| !sessions.contains(key));
         for keys in ours.chunks(BATCH) {
             self.unlink(keys).await?;
         }
+        self.unlink(&sessions).await?;
         self.seeds.clear();
         Ok(())
     }
@@ -246,41 +272,11 @@ impl RedisStore {
     async fn unlink(&self, keys: &[Bytes]) -> Result<()> {
         self.link.query(&command("UNLINK", keys.iter().map(|key| key.to_vec()))).await
     }
+}
 
-    /// Says in the log what of the server's configuration endangers a volume. What cannot be asked is not said.
-    pub(super) async fn warn_of_configuration(&self) {
-        match self.dangers().await {
-            Ok(dangers) => {
-                for danger in dangers {
-                    warn!(engine = self.link.engine(), "{danger}");
-                }
-            }
-            Err(error) => debug!(%error, "the server does not tell its configuration"),
-        }
-    }
-
-    pub(super) async fn dangers(&self) -> Result<Vec<String>, Error> {
-        let ask = async |section: &str| -> Result<String> {
-            let reply = self.link.send(&command("INFO", [section.as_bytes().to_vec()])).await;
-            let reply = reply.map_err(super::fault::Fault::into_error)?;
-            String::from_redis_value(reply).map_err(|error| self.link.unexpected(error))
-        };
-        let (memory, persistence) = (ask("memory").await?, ask("persistence").await?);
-        let mut dangers = Vec::new();
-        let policy = value_of(&memory, "maxmemory_policy").unwrap_or("noeviction");
-        if policy != "noeviction" && value_of(&memory, "maxmemory") != Some("0") {
-            dangers.push(format!("maxmemory-policy is {policy}: Redis may evict metadata, set it to noeviction"));
-        }
-        if value_of(&persistence, "aof_enabled") == Some("0") {
-            let ask = ["GET", "save"].map(|word| word.as_bytes().to_vec());
-            let save = self.link.send(&command("CONFIG", ask)).await;
-            let save = save.ok().and_then(|reply| Vec::<String>::from_redis_value(reply).ok());
-            if save.is_some_and(|save| save.get(1).is_some_and(String::is_empty)) {
-                dangers.push("neither appendonly nor save is configured: a restart of Redis loses the volume".into());
-            }
-        }
-        Ok(dangers)
-    }
+/// A record that decodes; the error of another goes to the log.
+pub(super) fn readable<T>(record: Result<T>) -> Option<T> {
+    record.inspect_err(|error| error!(%error, "left out of a list")).ok()
 }
 
 fn command(name: &str, args: impl IntoIterator<Item = Vec<u8>>) -> Cmd {
@@ -289,12 +285,6 @@ fn command(name: &str, args: impl IntoIterator<Item = Vec<u8>>) -> Cmd {
         command.arg(arg);
     }
     command
-}
-
-/// The value of a line `name:value` of INFO.
-fn value_of<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    let mut lines = info.lines();
-    lines.find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
 }
 
 /// A score, which Redis keeps as a floating-point number.

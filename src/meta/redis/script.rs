@@ -35,8 +35,14 @@ scripts! {
     RESOLVE = "lua/resolve.lua";
     /// A page of a directory.
     PAGE = "lua/page.lua";
+    /// A page of all keys of a kind.
+    SCAN = "lua/scan.lua";
+    /// A page of a hash.
+    SCAN_HASH = "lua/scan_hash.lua";
     /// Existing chunks of a file.
     CHUNKS = "lua/chunks.lua";
+    /// Slice references of an old form.
+    MOVE_REFS = "lua/move_refs.lua";
     /// Slice references that say nothing.
     DROP_ZEROS = "lua/drop_zeros.lua";
     /// Locks and registration of a session.

@@ -33,9 +33,7 @@ impl RedisServer {
 
     /// The same in a directory that holds what the configuration names; `{port}` stands for the port.
     pub(crate) fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
+        let port = free_port();
         let mut server = Self {
             child: None,
             dir,
@@ -82,6 +80,10 @@ impl RedisServer {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
@@ -104,11 +106,29 @@ impl RedisServer {
         Arc::new(RedisStore::connect(&url, &options()).await.expect("the server runs"))
     }
 
-    /// A client besides the store.
+    /// A client besides the store, in database 0 of a node of a cluster.
     pub(crate) async fn client(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.address()).expect("a valid address");
-        let connection = client.get_multiplexed_async_connection().await;
-        connection.expect("the server runs")
+        let in_cluster = self.args.iter().any(|arg| arg == "--cluster-enabled");
+        let address = format!("redis://127.0.0.1:{}/{}", self.port, u8::from(!in_cluster));
+        let client = redis::Client::open(address).expect("a valid address");
+        patiently(client).await.expect("the server runs")
+    }
+}
+
+/// A connection on which an answer may take long.
+pub(crate) async fn patiently(client: redis::Client) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// A port that is free, as is the one 10,000 above it, where nodes of a cluster talk to each other.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
     }
 }
 

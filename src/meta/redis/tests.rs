@@ -1,11 +1,15 @@
 //! The store against a real server.
 
 mod away;
+mod damage;
+mod golden;
+mod groups;
 mod proxy;
 mod scans;
 mod speed;
 mod stored;
 mod tls;
+mod tracked;
 mod trips;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use stead_base::{Ino, SessionId};
 
 use super::keys::{self, Keys};
 use crate::codec;
-use crate::records::{Attr, DirStat, Entry, Name, Quota, Slice, Write};
+use crate::records::{Attr, DirStat, Entry, LockTable, Name, Principal, Quota, Slice, Write};
 
 /// Lua passes a command's arguments on its stack, which has room for a few thousand.
 const MAX_ARGS: usize = 1000;
@@ -40,6 +40,11 @@ pub(super) fn commands(keys: &Keys, writes: &[Write]) -> Vec<Command> {
         sink.node(write);
     }
     sink.out
+}
+
+/// The hashes of used space and used inodes beside one of limits.
+pub(super) fn usage_hashes(limits: &[u8]) -> [Vec<u8>; 2] {
+    [b"UsedSpace".as_slice(), b"UsedInodes"].map(|what| [limits, what].concat())
 }
 
 struct Sink<'a> {
@@ -93,13 +98,36 @@ impl Sink<'_> {
                 delta.space.to_string(),
                 delta.inodes.to_string(),
             )),
-            Write::DelDirStat(dir) => self.drop_fields(*dir, ["dirDataLength", "dirUsedSpace", "dirUsedInodes"]),
-            Write::SetDirQuota(dir, quota) => self.set_quota(*dir, *quota),
-            Write::AddDirQuotaUsed(dir, space, inodes) => {
-                self.push(command!("addquota", k.named(""), dir.to_string(), space.to_string(), inodes.to_string(),))
+            Write::DelDirStat(dir) => {
+                for hash in ["dirDataLength", "dirUsedSpace", "dirUsedInodes"] {
+                    self.push(command!("HDEL", k.named(hash), dir.to_string()));
+                }
             }
-            Write::DelDirQuota(dir) => {
-                self.drop_fields(*dir, ["dirQuota", "dirQuotaUsedSpace", "dirQuotaUsedInodes"]);
+            Write::ClearDirStats => self.push(Command {
+                name: "UNLINK",
+                args: ["dirDataLength", "dirUsedSpace", "dirUsedInodes"].map(|hash| k.named(hash).into()).to_vec(),
+            }),
+            Write::SetDirQuota(dir, quota) => self.set_quota(&k.named("dirQuota"), dir.0, *quota),
+            Write::AddDirQuotaUsed(dir, space, inodes) => {
+                let (dir, space, inodes) = (dir.to_string(), space.to_string(), inodes.to_string());
+                self.push(command!("addquota", k.named("dirQuota"), dir, space, inodes));
+            }
+            Write::DelDirQuota(dir) => self.del_quota(&k.named("dirQuota"), dir.0),
+            Write::SetOwnerQuota(of, quota) => {
+                let (key, number) = k.owner_quota(*of);
+                self.set_quota(&key, number.into(), *quota);
+            }
+            Write::AddOwnerQuotaUsed(of, space, inodes) => self.add_owner_quota(*of, [*space, *inodes]),
+            Write::DelOwnerQuota(of) => {
+                let (key, number) = k.owner_quota(*of);
+                self.del_quota(&key, number.into());
+            }
+            Write::ClearOwnerQuotas => {
+                for (key, _number) in [Principal::User(0), Principal::Group(0)].map(|of| k.owner_quota(of)) {
+                    for hash in std::iter::once(key.clone()).chain(usage_hashes(&key)) {
+                        self.push(command!("UNLINK", hash));
+                    }
+                }
             }
             other => self.data(other),
         }
@@ -168,6 +196,31 @@ impl Sink<'_> {
                 self.push(command!("HDEL", k.named("sessionInfos"), sid.to_string()));
                 self.push(command!("ZREM", k.named("allSessions"), sid.to_string()));
             }
+            other => self.owned(other),
+        }
+    }
+
+    /// Writes about locks, rules and trees that are not attached.
+    fn owned(&mut self, write: &Write) {
+        let k = self.keys;
+        match write {
+            Write::SetFlock(ino, owner, kind) => {
+                let value = kind.map(|kind| codec::encode_flock(kind).to_vec());
+                self.set_or_remove(k.locks(LockTable::Flock, *ino), codec::encode_lock_owner(*owner), value);
+            }
+            Write::SetPlock(ino, owner, ranges) => {
+                let value = (!ranges.is_empty()).then(|| codec::encode_plocks(ranges));
+                self.set_or_remove(k.locks(LockTable::Plock, *ino), codec::encode_lock_owner(*owner), value);
+            }
+            Write::AddLocked(sid, table, ino) => self.push(command!("SADD", k.locked(*sid), k.locks(*table, *ino))),
+            Write::DelLocked(sid, table, ino) => self.push(command!("SREM", k.locked(*sid), k.locks(*table, *ino))),
+            Write::SetAcl(id, rule) => {
+                self.push(command!("HSET", k.named("acl"), id.to_string(), codec::encode_acl(rule)));
+            }
+            Write::AddDetached(ino, since) => {
+                self.push(command!("ZADD", k.named("detachedNodes"), since.to_string(), ino.to_string()));
+            }
+            Write::DelDetached(ino) => self.push(command!("ZREM", k.named("detachedNodes"), ino.to_string())),
             other => unreachable!("the functions above handle {other:?}"),
         }
     }
@@ -181,29 +234,44 @@ impl Sink<'_> {
         command!("HSET", self.keys.entries(dir), name.as_bytes(), value)
     }
 
-    fn set_fields<const N: usize>(&mut self, dir: Ino, fields: [(&str, i64); N]) {
+    fn set_dir_stat(&mut self, dir: Ino, stat: DirStat) {
+        let fields = [("dirDataLength", stat.length), ("dirUsedSpace", stat.space), ("dirUsedInodes", stat.inodes)];
         for (hash, value) in fields {
             self.push(command!("HSET", self.keys.named(hash), dir.to_string(), value.to_string()));
         }
     }
 
-    fn drop_fields(&mut self, dir: Ino, hashes: [&str; 3]) {
-        for hash in hashes {
-            self.push(command!("HDEL", self.keys.named(hash), dir.to_string()));
+    /// `key` is the hash of the limits.
+    fn set_quota(&mut self, key: &[u8], number: u64, quota: Quota) {
+        let limits = codec::encode_quota_limits(quota);
+        self.push(command!("HSET", key, number.to_string(), limits));
+        for (hash, used) in usage_hashes(key).into_iter().zip([quota.used_space, quota.used_inodes]) {
+            self.push(command!("HSET", hash, number.to_string(), used.to_string()));
         }
     }
 
-    fn set_dir_stat(&mut self, dir: Ino, stat: DirStat) {
-        self.set_fields(
-            dir,
-            [("dirDataLength", stat.length), ("dirUsedSpace", stat.space), ("dirUsedInodes", stat.inodes)],
-        );
+    fn del_quota(&mut self, key: &[u8], number: u64) {
+        for hash in std::iter::once(key.to_vec()).chain(usage_hashes(key)) {
+            self.push(command!("HDEL", hash, number.to_string()));
+        }
     }
 
-    fn set_quota(&mut self, dir: Ino, quota: Quota) {
-        let limits = codec::encode_quota_limits(quota);
-        self.push(command!("HSET", self.keys.named("dirQuota"), dir.to_string(), limits));
-        self.set_fields(dir, [("dirQuotaUsedSpace", quota.used_space), ("dirQuotaUsedInodes", quota.used_inodes)]);
+    /// Adds space and inodes; what has no limits yet gets none.
+    fn add_owner_quota(&mut self, of: Principal, used: [i64; 2]) {
+        let (key, number) = self.keys.owner_quota(of);
+        let unlimited = Quota { max_space: -1, max_inodes: -1, ..Quota::default() };
+        self.push(command!("HSETNX", key.clone(), number.to_string(), codec::encode_quota_limits(unlimited)));
+        for (hash, delta) in usage_hashes(&key).into_iter().zip(used) {
+            self.push(command!("HINCRBY", hash, number.to_string(), delta.to_string()));
+        }
+    }
+
+    /// Sets a field of a hash or removes it.
+    fn set_or_remove(&mut self, key: Vec<u8>, field: String, value: Option<Vec<u8>>) {
+        self.push(match value {
+            Some(value) => command!("HSET", key, field, value),
+            None => command!("HDEL", key, field),
+        });
     }
 
     fn put_session(&mut self, set: &'static str, sid: SessionId, expire: i64, json: &Bytes) {

@@ -4,9 +4,10 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use stead_base::{Ino, SessionId, SliceId};
 
 use super::fault::Fault;
-use super::rows::{Text, counter_name, id, read, session_id, slice_id, split_time};
+use super::locks;
+use super::rows::{Text, counter_name, id, principal, read, session_id, slice_id, split_time};
 use crate::codec;
-use crate::records::{Attr, Counter, Entry, Job, Key, Name, Record, Slice, Write};
+use crate::records::{AclRule, Attr, Counter, Entry, Job, Key, Name, Record, Slice, Write};
 
 type Done = Result<(), Fault>;
 
@@ -39,8 +40,9 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> Done {
              ON CONFLICT (inode, name) DO UPDATE SET value = excluded.value",
             params![id(*ino), Text(name.as_bytes()), value.as_ref()],
         ),
+        Write::AddCounter(Counter::AclMaxId, delta) => to.add_rule_ids(*delta).map(drop),
         Write::AddCounter(counter, delta) => to.add_counter(counter_name(*counter), *delta),
-        _ => apply_usage(&to, write).unwrap_or_else(|| apply_removal(&to, write)),
+        _ => apply_usage(&to, write).or_else(|| apply_owned(&to, write)).unwrap_or_else(|| apply_removal(&to, write)),
     }
 }
 
@@ -92,6 +94,44 @@ fn apply_usage(to: &Rows<'_>, write: &Write) -> Option<Done> {
     })
 }
 
+/// Locks, rules, unattached trees, quotas of users and groups.
+fn apply_owned(to: &Rows<'_>, write: &Write) -> Option<Done> {
+    Some(match write {
+        Write::SetFlock(ino, owner, kind) => locks::set_flock(to.0, *ino, *owner, *kind),
+        Write::SetPlock(ino, owner, ranges) => locks::set_plock(to.0, *ino, *owner, ranges),
+        // A session's locks are found in their tables.
+        Write::AddLocked(..) | Write::DelLocked(..) => Ok(()),
+        Write::SetAcl(rule_id, rule) => to.set_acl(*rule_id, rule),
+        Write::AddDetached(ino, since) => {
+            to.exec("INSERT OR REPLACE INTO jfs_detached_node (inode, added) VALUES (?1, ?2)", params![id(*ino), since])
+        }
+        Write::DelDetached(ino) => to.exec("DELETE FROM jfs_detached_node WHERE inode = ?1", params![id(*ino)]),
+        Write::SetOwnerQuota(of, quota) => {
+            let (kind, number) = principal(*of);
+            to.exec(
+                "INSERT OR REPLACE INTO jfs_user_group_quota \
+                 (qtype, qkey, max_space, max_inodes, used_space, used_inodes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![kind, number, quota.max_space, quota.max_inodes, quota.used_space, quota.used_inodes],
+            )
+        }
+        Write::AddOwnerQuotaUsed(of, space, inodes) => {
+            let (kind, number) = principal(*of);
+            to.exec(
+                "INSERT INTO jfs_user_group_quota (qtype, qkey, max_space, max_inodes, used_space, used_inodes) \
+                 VALUES (?1, ?2, -1, -1, ?3, ?4) ON CONFLICT (qtype, qkey) DO UPDATE SET \
+                 used_space = used_space + excluded.used_space, used_inodes = used_inodes + excluded.used_inodes",
+                params![kind, number, space, inodes],
+            )
+        }
+        Write::DelOwnerQuota(of) => {
+            let (kind, number) = principal(*of);
+            to.exec("DELETE FROM jfs_user_group_quota WHERE qtype = ?1 AND qkey = ?2", params![kind, number])
+        }
+        Write::ClearOwnerQuotas => to.exec("DELETE FROM jfs_user_group_quota", params![]),
+        _ => return None,
+    })
+}
+
 fn apply_removal(to: &Rows<'_>, write: &Write) -> Done {
     match write {
         Write::DelAttr(ino) => to.exec("DELETE FROM jfs_node WHERE inode = ?1", params![id(*ino)]),
@@ -107,6 +147,7 @@ fn apply_removal(to: &Rows<'_>, write: &Write) -> Done {
         }
         Write::DelXattrs(ino) => to.exec("DELETE FROM jfs_xattr WHERE inode = ?1", params![id(*ino)]),
         Write::DelDirStat(dir) => to.exec("DELETE FROM jfs_dir_stats WHERE inode = ?1", params![id(*dir)]),
+        Write::ClearDirStats => to.exec("DELETE FROM jfs_dir_stats", params![]),
         Write::DelDirQuota(dir) => to.exec("DELETE FROM jfs_dir_quota WHERE inode = ?1", params![id(*dir)]),
         Write::ForgetSlice(slice, size) => to.exec(
             "DELETE FROM jfs_chunk_ref WHERE chunkid = ?1 AND size = ?2 AND refs <= 0",
@@ -215,6 +256,22 @@ impl Rows<'_> {
         )
     }
 
+    fn set_acl(&self, rule_id: u32, rule: &AclRule) -> Done {
+        self.exec(
+            "INSERT OR REPLACE INTO jfs_acl (id, owner, `group`, mask, other, named_users, named_groups) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                rule_id,
+                rule.owner,
+                rule.group,
+                rule.mask,
+                rule.other,
+                codec::encode_acl_entries(&rule.users),
+                codec::encode_acl_entries(&rule.groups),
+            ],
+        )
+    }
+
     fn set_dir_stat(&self, dir: Ino, [length, space, inodes]: [i64; 3]) -> Done {
         self.exec(
             "INSERT OR REPLACE INTO jfs_dir_stats (inode, data_length, used_space, used_inodes) VALUES (?1, ?2, ?3, ?4)",
@@ -228,6 +285,16 @@ impl Rows<'_> {
              ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
             params![name, delta],
         )
+    }
+
+    /// The Go client lets SQLite number its rules, so the numbers of both come from there.
+    fn add_rule_ids(&self, count: i64) -> Result<i64, Fault> {
+        let update = "UPDATE sqlite_sequence SET seq = seq + ?1 WHERE name = 'jfs_acl'";
+        if self.0.prepare_cached(update)?.execute([count])? == 0 {
+            self.exec("INSERT INTO sqlite_sequence (name, seq) VALUES ('jfs_acl', ?1)", params![count])?;
+        }
+        let mut last = self.0.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'jfs_acl'")?;
+        Ok(last.query_row([], |row| row.get(0))?)
     }
 
     fn counter(&self, name: &str) -> Result<Option<i64>, Fault> {
@@ -244,6 +311,9 @@ impl Rows<'_> {
 /// (format.md §2.2, §3.2).
 pub(super) fn allocate(connection: &Connection, counter: Counter, count: u64) -> Result<u64, Fault> {
     let (rows, name) = (Rows(connection), counter_name(counter));
+    if counter == Counter::AclMaxId {
+        return Ok((rows.add_rule_ids(count.cast_signed())?.cast_unsigned() - count) + 1);
+    }
     let stored = rows.counter(name)?;
     let count = count.cast_signed();
     let first = match counter {

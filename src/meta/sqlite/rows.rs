@@ -9,8 +9,9 @@ use rusqlite::{Connection, Row, ToSql, params};
 use stead_base::{Ino, SessionId, SliceId, Timestamp};
 
 use super::fault::Fault;
+use super::locks;
 use crate::codec;
-use crate::records::{Attr, Counter, DirStat, Entry, Key, Name, Quota, Record};
+use crate::records::{AclRule, Attr, Counter, DirStat, Entry, Key, Name, Principal, Quota, Record};
 
 /// The columns of `jfs_node` in the order of [`attr`].
 macro_rules! node_columns {
@@ -59,6 +60,9 @@ pub(super) fn read(connection: &Connection, key: &Key) -> Result<Option<Record>,
             "SELECT value FROM jfs_xattr WHERE inode = ?1 AND name = ?2",
             params![id(*ino), Text(name.as_bytes())],
         ),
+        Key::Counter(Counter::AclMaxId) => {
+            one.number("SELECT seq FROM sqlite_sequence WHERE name = 'jfs_acl'", params![])
+        }
         Key::Counter(counter) => {
             one.number("SELECT value FROM jfs_counter WHERE name = ?1", params![counter_name(*counter)])
         }
@@ -70,7 +74,7 @@ pub(super) fn read(connection: &Connection, key: &Key) -> Result<Option<Record>,
         Key::DirQuota(dir) => one.get(
             "SELECT max_space, max_inodes, used_space, used_inodes FROM jfs_dir_quota WHERE inode = ?1",
             params![id(*dir)],
-            |row| quota(row, 0, key).map(Record::Quota),
+            |row| quota(row, 0, &Shown(key)).map(Record::Quota),
         ),
         Key::SliceRef(slice, size) => one
             .number("SELECT refs FROM jfs_chunk_ref WHERE chunkid = ?1 AND size = ?2", params![slice_id(*slice), size]),
@@ -81,6 +85,31 @@ pub(super) fn read(connection: &Connection, key: &Key) -> Result<Option<Record>,
             params![id(*ino), length.cast_signed()],
         ),
         Key::Session(sid) => one.bytes("SELECT info FROM jfs_session2 WHERE sid = ?1", params![session_id(*sid)]),
+        _ => read_owned(&one),
+    }
+}
+
+/// Locks, rules and what is not a part of one file.
+fn read_owned(one: &One<'_>) -> Found {
+    match one.key {
+        Key::Flocks(ino) => locks::flocks(one.connection, *ino),
+        Key::Plocks(ino) => locks::plocks(one.connection, *ino),
+        Key::Acl(rule) => one.get(
+            "SELECT id, owner, `group`, mask, other, named_users, named_groups FROM jfs_acl WHERE id = ?1",
+            params![rule],
+            |row| acl(row).map(|(_id, rule)| Record::Acl(rule)),
+        ),
+        Key::Detached(ino) => one.present("SELECT 1 FROM jfs_detached_node WHERE inode = ?1", params![id(*ino)]),
+        Key::OwnerQuota(of) => {
+            let (kind, number) = principal(*of);
+            one.get(
+                "SELECT max_space, max_inodes, used_space, used_inodes FROM jfs_user_group_quota \
+                 WHERE qtype = ?1 AND qkey = ?2",
+                params![kind, number],
+                |row| quota(row, 0, &Shown(one.key)).map(Record::Quota),
+            )
+        }
+        other => unreachable!("{other:?} is read above"),
     }
 }
 
@@ -153,7 +182,8 @@ pub(super) fn joined_attr(row: &Row<'_>, at: usize, ino: Ino) -> Result<Option<A
     }
 }
 
-fn attr(row: &Row<'_>, at: usize, ino: Ino) -> Result<Attr, Fault> {
+/// The columns `node_columns!` from column `at` on.
+pub(super) fn attr(row: &Row<'_>, at: usize, ino: Ino) -> Result<Attr, Fault> {
     let key = format_args!("attributes of inode {ino}");
     let key: &dyn Display = &key;
     let mode: u16 = number(row, at + 2, key)?;
@@ -207,13 +237,38 @@ fn dir_stat(row: &Row<'_>, key: &Key) -> Result<DirStat, Fault> {
 }
 
 /// Limits and usage from column `at` on.
-pub(super) fn quota(row: &Row<'_>, at: usize, key: &Key) -> Result<Quota, Fault> {
+pub(super) fn quota(row: &Row<'_>, at: usize, key: &dyn Display) -> Result<Quota, Fault> {
     Ok(Quota {
-        max_space: number(row, at, &Shown(key))?,
-        max_inodes: number(row, at + 1, &Shown(key))?,
-        used_space: number(row, at + 2, &Shown(key))?,
-        used_inodes: number(row, at + 3, &Shown(key))?,
+        max_space: number(row, at, key)?,
+        max_inodes: number(row, at + 1, key)?,
+        used_space: number(row, at + 2, key)?,
+        used_inodes: number(row, at + 3, key)?,
     })
+}
+
+/// A row of `jfs_acl`, all columns in their order.
+pub(super) fn acl(row: &Row<'_>) -> Result<(u32, AclRule), Fault> {
+    let rule_id: u32 = number(row, 0, &"an access control list")?;
+    let key = Key::Acl(rule_id);
+    let shown = Shown(&key);
+    let named = |at| -> Result<_, Fault> { Ok(codec::decode_acl_entries(&shown, blob(row, at, &key)?)?) };
+    let rule = AclRule {
+        owner: number(row, 1, &shown)?,
+        group: number(row, 2, &shown)?,
+        mask: number(row, 3, &shown)?,
+        other: number(row, 4, &shown)?,
+        users: named(5)?,
+        groups: named(6)?,
+    };
+    Ok((rule_id, rule))
+}
+
+/// The two key columns of `jfs_user_group_quota`.
+pub(super) const fn principal(of: Principal) -> (u8, u32) {
+    match of {
+        Principal::User(uid) => (1, uid),
+        Principal::Group(gid) => (2, gid),
+    }
 }
 
 /// A number that fits into its type; NULL, which older clients leave in added columns, is 0.
@@ -278,5 +333,6 @@ pub(super) const fn counter_name(counter: Counter) -> &'static str {
         Counter::NextTrash => "nextTrash",
         Counter::UsedSpace => "usedSpace",
         Counter::TotalInodes => "totalInodes",
+        Counter::AclMaxId => "aclMaxId",
     }
 }

@@ -3,17 +3,20 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, ToSql, params};
 use stead_base::{Ino, SessionId, SliceId};
+use tracing::error;
 
 use super::fault::Fault;
-use super::rows::{Shown, blob, entry_at, id, joined_attr, node_columns, number, quota, session_id};
+use super::rows::{Shown, acl, attr, blob, entry_at, id, joined_attr, node_columns, number, quota, session_id};
 use crate::codec;
-use crate::records::{Key, Name, Quota};
+use crate::error::Error;
+use crate::records::{AclRule, Attr, Key, Name, Principal, Quota, Slice};
 use crate::store::{Cursor, Listed, Page, SessionRecord};
 
 /// All rows of a query, decoded.
-fn all<T>(
+pub(super) fn all<T>(
     connection: &Connection,
     sql: &str,
     params: &[&dyn ToSql],
@@ -30,6 +33,53 @@ fn all<T>(
 
 fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The rows of a query that decode; the others are left out, with a line in the log.
+fn readable<T>(
+    connection: &Connection,
+    sql: &str,
+    mut decode: impl FnMut(&Row<'_>) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let rows = all(connection, sql, params![], |row| match decode(row) {
+        Ok(item) => Ok(Some(item)),
+        Err(fault) => left_out(fault).map(|_error| None),
+    })?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// Goes on after a record that does not decode.
+fn left_out(fault: Fault) -> Result<Error, Fault> {
+    match fault {
+        Fault::Meta(error) => {
+            error!(%error, "left out of a list");
+            Ok(error)
+        }
+        fault @ Fault::Sql(_) => Err(fault),
+    }
+}
+
+/// A page of rows in the order of their position; `decode` may note what it leaves out of an item.
+fn page<T>(
+    connection: &Connection,
+    sql: &str,
+    params: &[&dyn ToSql],
+    limit: usize,
+    position: impl Fn(&Row<'_>) -> Result<Cursor, Fault>,
+    mut decode: impl FnMut(&Row<'_>, &mut Vec<Error>) -> Result<T, Fault>,
+) -> Result<Page<T>, Fault> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let (mut items, mut corrupt, mut last, mut count) = (Vec::new(), Vec::new(), None, 0);
+    while let Some(row) = rows.next()? {
+        count += 1;
+        last = Some(position(row)?);
+        match decode(row, &mut corrupt) {
+            Ok(item) => items.push(item),
+            Err(fault) => corrupt.push(left_out(fault)?),
+        }
+    }
+    Ok(Page { items, corrupt, next: last.filter(|_| count >= limit) })
 }
 
 /// Entries by name; the cursor is the last name of the page before.
@@ -51,19 +101,70 @@ pub(super) fn entries(
         "SELECT type, inode, name FROM jfs_edge WHERE parent = ?1 AND name > ?2 ORDER BY name LIMIT ?3"
     };
     let limit = limit.max(1);
-    let items = all(connection, sql, params![id(dir), from.0, sql_limit(limit)], |row| listed(row, dir, with_attrs))?;
-    let last = items.last().filter(|_| items.len() >= limit);
-    let next = last.map(|last| Cursor(last.name.as_bytes().to_vec()));
-    Ok(Page { items, next })
+    let name = |row: &Row<'_>| Ok(Cursor(blob(row, 2, &Key::AnyEntry(dir))?.to_vec()));
+    page(connection, sql, params![id(dir), from.0, sql_limit(limit)], limit, name, |row, corrupt| {
+        let name = Name::stored(Bytes::copy_from_slice(blob(row, 2, &Key::AnyEntry(dir))?));
+        let entry = entry_at(row, 0, &format_args!("entry {name:?} of directory {dir}"))?;
+        let attr = if with_attrs { attr_if_readable(row, 3, entry.ino, corrupt)? } else { None };
+        Ok(Listed { name, entry, attr })
+    })
 }
 
-fn listed(row: &Row<'_>, dir: Ino, with_attrs: bool) -> Result<Listed, Fault> {
-    let entry = entry_at(row, 0, &format_args!("an entry of directory {dir}"))?;
-    let name = blob(row, 2, &Key::AnyEntry(dir))?;
-    Ok(Listed {
-        name: Name::stored(Bytes::copy_from_slice(name)),
-        entry,
-        attr: if with_attrs { joined_attr(row, 3, entry.ino)? } else { None },
+fn attr_if_readable(row: &Row<'_>, at: usize, ino: Ino, corrupt: &mut Vec<Error>) -> Result<Option<Attr>, Fault> {
+    joined_attr(row, at, ino).or_else(|fault| {
+        corrupt.push(left_out(fault)?);
+        Ok(None)
+    })
+}
+
+/// A page of a table in the order of the number in the first column, which no update changes. The cursor is the last
+/// number of the page before.
+fn table<T>(
+    connection: &Connection,
+    sql: &str,
+    from: &Cursor,
+    limit: usize,
+    decode: impl Fn(&Row<'_>) -> Result<T, Fault>,
+) -> Result<Page<T>, Fault> {
+    let after = from.0.first_chunk().map_or(i64::MIN, |bytes| i64::from_be_bytes(*bytes));
+    let limit = limit.max(1);
+    let number = |row: &Row<'_>| Ok(Cursor(row.get::<_, i64>(0)?.to_be_bytes().to_vec()));
+    page(connection, sql, params![after, sql_limit(limit)], limit, number, |row, _corrupt| decode(row))
+}
+
+pub(super) fn all_attrs(connection: &Connection, from: &Cursor, limit: usize) -> Result<Page<(Ino, Attr)>, Fault> {
+    let sql =
+        concat!("SELECT n.inode, ", node_columns!(), " FROM jfs_node n WHERE n.inode > ?1 ORDER BY n.inode LIMIT ?2");
+    table(connection, sql, from, limit, |row| {
+        let ino = Ino(number(row, 0, &"an inode")?);
+        Ok((ino, attr(row, 1, ino)?))
+    })
+}
+
+pub(super) fn all_chunks(
+    connection: &Connection,
+    from: &Cursor,
+    limit: usize,
+) -> Result<Page<(Ino, u32, Vec<Slice>)>, Fault> {
+    let sql = "SELECT id, inode, indx, slices FROM jfs_chunk WHERE id > ?1 ORDER BY id LIMIT ?2";
+    table(connection, sql, from, limit, |row| {
+        let ino = Ino(number(row, 1, &"a chunk")?);
+        let index = number(row, 2, &format_args!("a chunk of inode {ino}"))?;
+        let key = Key::Chunk(ino, index);
+        Ok((ino, index, codec::decode_slices(&Shown(&key), blob(row, 3, &key)?)?))
+    })
+}
+
+pub(super) fn all_slice_refs(
+    connection: &Connection,
+    from: &Cursor,
+    limit: usize,
+) -> Result<Page<(SliceId, u32, i64)>, Fault> {
+    let sql = "SELECT chunkid, size, refs FROM jfs_chunk_ref WHERE chunkid > ?1 ORDER BY chunkid LIMIT ?2";
+    table(connection, sql, from, limit, |row| {
+        let slice: u64 = number(row, 0, &"a slice")?;
+        let key = format_args!("references of slice {slice}");
+        Ok((SliceId(slice), number(row, 1, &key)?, number(row, 2, &key)?))
     })
 }
 
@@ -83,7 +184,7 @@ pub(super) fn chunks(connection: &Connection, ino: Ino, range: &Range<u32>) -> R
 }
 
 pub(super) fn sessions(connection: &Connection) -> Result<Vec<SessionRecord>, Fault> {
-    all(connection, "SELECT sid, expire, info FROM jfs_session2", params![], |row| {
+    readable(connection, "SELECT sid, expire, info FROM jfs_session2", |row| {
         let sid = SessionId(number(row, 0, &"a session")?);
         Ok(SessionRecord {
             sid,
@@ -126,13 +227,35 @@ pub(super) fn delayed(connection: &Connection, before: i64) -> Result<Vec<Delaye
 }
 
 pub(super) fn quotas(connection: &Connection) -> Result<Vec<(Ino, Quota)>, Fault> {
-    all(
+    readable(connection, "SELECT inode, max_space, max_inodes, used_space, used_inodes FROM jfs_dir_quota", |row| {
+        let dir = Ino(number(row, 0, &"a quota")?);
+        Ok((dir, quota(row, 1, &Shown(&Key::DirQuota(dir)))?))
+    })
+}
+
+pub(super) fn owner_quotas(connection: &Connection) -> Result<Vec<(Principal, Quota)>, Fault> {
+    readable(
         connection,
-        "SELECT inode, max_space, max_inodes, used_space, used_inodes FROM jfs_dir_quota",
-        params![],
+        "SELECT qtype, qkey, max_space, max_inodes, used_space, used_inodes FROM jfs_user_group_quota",
         |row| {
-            let dir = Ino(number(row, 0, &"a quota")?);
-            Ok((dir, quota(row, 1, &Key::DirQuota(dir))?))
+            let number: u32 = number(row, 1, &"a quota")?;
+            let of = match row.get_ref(0)? {
+                ValueRef::Integer(1) => Principal::User(number),
+                ValueRef::Integer(2) => Principal::Group(number),
+                other => return Err(codec::corrupt(&"a quota", format!("kind {other:?}, expected 1 or 2")).into()),
+            };
+            Ok((of, quota(row, 2, &Shown(&Key::OwnerQuota(of)))?))
         },
     )
+}
+
+pub(super) fn acls(connection: &Connection) -> Result<Vec<(u32, AclRule)>, Fault> {
+    let columns = "SELECT id, owner, `group`, mask, other, named_users, named_groups FROM jfs_acl";
+    readable(connection, columns, acl)
+}
+
+pub(super) fn detached(connection: &Connection) -> Result<Vec<(Ino, i64)>, Fault> {
+    readable(connection, "SELECT inode, added FROM jfs_detached_node", |row| {
+        Ok((Ino(number(row, 0, &"a detached inode")?), number(row, 1, &"a detached inode")?))
+    })
 }

@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 
 const SCHEMA: &str = include_str!("schema.sql");
 
+/// Tables in it.
+const SCHEMA_TABLES: i64 = 21;
+
 /// Columns of `jfs_node` that older clients did not have.
 const LATER_COLUMNS: [(&str, &str); 6] = [
     ("atimensec", "INTEGER DEFAULT 0 NOT NULL"),
@@ -94,10 +97,9 @@ fn complete(connection: &Connection) -> Result<(), Fault> {
             Err(error) => Some(Err(error)),
         })
         .collect::<Result<_, _>>()?;
-    let tables_missing = !connection.table_exists(None, "jfs_dir_stats")?
-        || !connection.table_exists(None, "jfs_dir_quota")?
-        || !connection.table_exists(None, "jfs_delslices")?;
-    if missing.is_empty() && !tables_missing {
+    let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'jfs\\_%' ESCAPE '\\'";
+    let tables: i64 = connection.query_row(tables, [], |row| row.get(0))?;
+    if missing.is_empty() && tables >= SCHEMA_TABLES {
         return Ok(());
     }
     connection.execute_batch("BEGIN IMMEDIATE")?;

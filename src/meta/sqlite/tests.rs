@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::contract;
+use crate::damage::{self, Damage};
 use crate::records::{DirStat, NodeType, Slice, Write};
 use crate::store::transact;
 
@@ -390,4 +391,39 @@ fn times_come_back_to_the_nanosecond() {
     ] {
         assert_eq!(rows::split_time(time), stored);
     }
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_an_error_of_its_object_only() {
+    let (dir, store) = fresh().await;
+    let spoil = async |damage: Damage| {
+        let sql = match damage {
+            Damage::ShortAttr(ino) => format!("UPDATE jfs_node SET mode = 'x' WHERE inode = {ino}"),
+            Damage::UnknownType(ino) => format!("UPDATE jfs_node SET type = 15 WHERE inode = {ino}"),
+            Damage::NoAttr(ino) => format!("DELETE FROM jfs_node WHERE inode = {ino}"),
+            Damage::OddSlices(ino) => format!("UPDATE jfs_chunk SET slices = slices || 'odd' WHERE inode = {ino}"),
+            Damage::Entry(dir, name) => {
+                format!("UPDATE jfs_edge SET type = -1 WHERE parent = {dir} AND name = CAST('{name}' AS BLOB)")
+            }
+        };
+        assert_eq!(Connection::open(file(&dir)).unwrap().execute(&sql, []).unwrap(), 1, "{sql}");
+    };
+    damage::only_the_object_suffers(Arc::new(store), spoil).await;
+}
+
+#[tokio::test]
+async fn numbers_of_access_lists_are_those_of_the_go_client() {
+    let (dir, store) = fresh().await;
+    let insert = "INSERT INTO jfs_acl (owner, `group`, mask, other, named_users, named_groups) \
+                  VALUES (6, 4, 6, 4, X'000003E80006', X'')";
+    let theirs = Connection::open(file(&dir)).unwrap();
+    theirs.execute(insert, []).unwrap();
+    assert_eq!(store.allocate(Counter::AclMaxId, 1).await.unwrap(), 2, "SQLite gave them 1");
+    let rule = AclRule { owner: 6, group: 4, mask: 6, other: 4, users: vec![(1000, 6)], groups: vec![] };
+    assert_eq!(one(&store, Key::Acl(1)).await, Some(Record::Acl(rule.clone())));
+    put(&store, vec![Write::SetAcl(2, rule)]).await.unwrap();
+    theirs.execute(insert, []).unwrap();
+    assert_eq!(theirs.last_insert_rowid(), 3);
+    let rows: i64 = theirs.query_row("SELECT count(DISTINCT hex(named_users)) FROM jfs_acl", [], |r| r.get(0)).unwrap();
+    assert_eq!(rows, 1, "the same bytes");
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
+use stead_base::failpoint;
 use tokio::sync::oneshot;
 
 use super::fault::{Fault, Patience};
@@ -173,6 +174,7 @@ impl State {
             Ok(()) => {}
         }
         let answer = run(&self.connection, work).and_then(|answer| {
+            failpoint::hit("meta.sqlite.before-commit");
             self.exec("COMMIT")?;
             self.unsynced = true;
             Ok(answer)
@@ -226,6 +228,7 @@ impl State {
         if durable {
             self.force_sync()?;
         }
+        failpoint::hit("meta.sqlite.before-commit");
         self.exec("COMMIT")?;
         self.unsynced &= !durable;
         self.stop_syncing();

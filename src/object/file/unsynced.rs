@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 
 /// More files than this are not synced one by one; the whole file system is.
 const MAX_FILES: usize = 256;
+/// Files that are synced at the same time.
+const PARALLEL: usize = 8;
 /// The settled directories are forgotten at this number, which costs an fsync each when they come again.
 const MAX_SETTLED: usize = 65_536;
 
@@ -80,13 +82,8 @@ impl Unsynced {
     }
 
     fn sync_files(&self, files: &HashSet<PathBuf>) -> io::Result<()> {
-        let mut parents = HashSet::new();
-        for file in files {
-            if sync_path(file, File::sync_data)? {
-                parents.extend(file.parent());
-            }
-        }
-        for parent in parents {
+        let files: Vec<_> = files.iter().map(PathBuf::as_path).collect();
+        for parent in sync_contents(&files)? {
             self.sync_names(parent)?;
         }
         Ok(())
@@ -121,6 +118,29 @@ impl State {
         }
         self.settled.insert(dir.to_owned())
     }
+}
+
+/// Syncs files, several at a time: a journal then commits them together. Returns the directories that hold them.
+fn sync_contents<'a>(files: &[&'a Path]) -> io::Result<HashSet<&'a Path>> {
+    let sync_some = |part: &[&'a Path]| -> io::Result<Vec<&'a Path>> {
+        let mut parents = Vec::new();
+        for file in part {
+            if sync_path(file, File::sync_data)? {
+                parents.extend(file.parent());
+            }
+        }
+        Ok(parents)
+    };
+    let mut parts = files.chunks(files.len().div_ceil(PARALLEL).max(1));
+    let own = parts.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || sync_some(part))).collect();
+        let mut parents: HashSet<_> = sync_some(own)?.into_iter().collect();
+        for other in others {
+            parents.extend(other.join().map_err(|_panicked| io::Error::other("a sync was given up"))??);
+        }
+        Ok(parents)
+    })
 }
 
 /// Opens and syncs; false if it was deleted meanwhile.

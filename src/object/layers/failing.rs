@@ -8,21 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-use crate::{Error, ObjectInfo, ObjectStore, Result};
-
-/// A call of [`ObjectStore`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "named as the methods are")]
-pub enum Op {
-    Get,
-    Put,
-    Delete,
-    Head,
-    List,
-    Sync,
-    CreateBucket,
-}
+use crate::{Error, ObjectInfo, ObjectStore, Op, Result};
 
 /// What goes wrong.
 #[derive(Clone, Debug)]
@@ -33,7 +21,7 @@ pub enum Fault {
     FailAfter(Error),
     /// The call waits first.
     Delay(Duration),
-    /// The call never ends.
+    /// The call does not end before [`Failing::heal`].
     Hang,
     /// Only so many bytes of the body are read or written, and nobody is told.
     Truncate(usize),
@@ -109,6 +97,7 @@ impl Rule {
 pub struct Failing {
     inner: Arc<dyn ObjectStore>,
     script: Mutex<Script>,
+    healed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +109,7 @@ struct Script {
 impl Failing {
     /// Without rules, that is, without faults.
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, script: Mutex::default() }
+        Self { inner, script: Mutex::default(), healed: Notify::new() }
     }
 
     /// Adds a rule behind those that are there.
@@ -128,9 +117,10 @@ impl Failing {
         self.script.lock().rules.push(rule);
     }
 
-    /// Drops all rules.
+    /// Drops all rules; calls that hang go on.
     pub fn heal(&self) {
         self.script.lock().rules.clear();
+        self.healed.notify_waiters();
     }
 
     /// How often `op` was called, faults included.
@@ -146,6 +136,7 @@ impl Failing {
 
     /// What happens before the call, and what is left to happen to its body or answer.
     async fn before(&self, op: Op, key: &str) -> Result<After> {
+        let healed = self.healed.notified();
         match self.strike(op, key) {
             None => Ok(After::Nothing),
             Some(Fault::Fail(error)) => Err(error),
@@ -154,7 +145,10 @@ impl Failing {
                 tokio::time::sleep(time).await;
                 Ok(After::Nothing)
             }
-            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Hang) => {
+                healed.await;
+                Ok(After::Nothing)
+            }
             Some(Fault::Truncate(keep)) => Ok(After::Truncate(keep)),
             Some(Fault::Corrupt) => Ok(After::Corrupt),
         }

@@ -1,6 +1,8 @@
 //! Decorators: stores that change how another store is asked.
 
+pub(crate) mod encrypted;
 pub(crate) mod failing;
+pub(crate) mod measured;
 pub(crate) mod prefixed;
 pub(crate) mod retried;
 pub(crate) mod sharded;

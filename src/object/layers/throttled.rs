@@ -12,25 +12,38 @@ use tokio::time::Instant;
 
 use crate::{ObjectInfo, ObjectStore, Result};
 
-/// A store with an upload and a download limit, in bytes per second; 0 = none. A body larger than what one second
-/// allows goes at once and delays those after it, so the rate holds on average.
-#[derive(Debug)]
-pub struct Throttled {
-    inner: Arc<dyn ObjectStore>,
+/// An upload and a download limit, in bytes per second; 0 = none. All stores that are given the same limits share them.
+#[derive(Debug, Default)]
+pub struct Limits {
     upload: Bucket,
     download: Bucket,
 }
 
-impl Throttled {
+impl Limits {
     /// Limits in bytes per second; 0 = none.
-    pub fn new(inner: Arc<dyn ObjectStore>, upload: u64, download: u64) -> Self {
-        Self { inner, upload: Bucket::new(upload), download: Bucket::new(download) }
+    pub fn new(upload: u64, download: u64) -> Self {
+        Self { upload: Bucket::new(upload), download: Bucket::new(download) }
     }
 
     /// Sets other limits, also for the calls that are waiting now.
-    pub fn set_limits(&self, upload: u64, download: u64) {
+    pub fn set(&self, upload: u64, download: u64) {
         self.upload.set_rate(upload);
         self.download.set_rate(download);
+    }
+}
+
+/// A store with limits. A body larger than what one second allows goes at once and delays those after it, so the rate
+/// holds on average.
+#[derive(Debug)]
+pub struct Throttled {
+    inner: Arc<dyn ObjectStore>,
+    limits: Arc<Limits>,
+}
+
+impl Throttled {
+    /// Keeps `limits`.
+    pub fn new(inner: Arc<dyn ObjectStore>, limits: Arc<Limits>) -> Self {
+        Self { inner, limits }
     }
 }
 
@@ -47,6 +60,12 @@ struct State {
     /// Bytes that may pass now; negative after a body that was larger than what was there.
     tokens: f64,
     at: Instant,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl Bucket {
@@ -121,14 +140,14 @@ impl ObjectStore for Throttled {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.download.take(0).await;
+        self.limits.download.take(0).await;
         let body = self.inner.get(key, range).await?;
-        self.download.charge(body.len() as u64);
+        self.limits.download.charge(body.len() as u64);
         Ok(body)
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        self.upload.take(body.len() as u64).await;
+        self.limits.upload.take(body.len() as u64).await;
         self.inner.put(key, body).await
     }
 
@@ -162,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn uploads_and_downloads_keep_their_rates() {
-        let store = Throttled::new(Arc::new(MemoryStore::new()), 1024, 2048);
+        let store = Throttled::new(Arc::new(MemoryStore::new()), Arc::new(Limits::new(1024, 2048)));
         let start = Instant::now();
         for n in 0..10 {
             store.put(&n.to_string(), KIB).await.unwrap();
@@ -179,7 +198,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_limit_reaches_those_who_wait() {
-        let store = Arc::new(Throttled::new(Arc::new(MemoryStore::new()), 1, 0));
+        let limits = Arc::new(Limits::new(1, 0));
+        let store = Arc::new(Throttled::new(Arc::new(MemoryStore::new()), Arc::clone(&limits)));
         let start = Instant::now();
         store.put("a", KIB).await.unwrap();
         let waiting = tokio::spawn({
@@ -188,7 +208,7 @@ mod tests {
         });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!waiting.is_finished());
-        store.set_limits(0, 0);
+        limits.set(0, 0);
         waiting.await.unwrap().unwrap();
         assert!(start.elapsed() < Duration::from_secs(2));
     }

@@ -96,14 +96,7 @@ async fn a_server_that_goes_away(server: Minio) {
 
 /// A retrying store, as mounts have it.
 async fn retrying(bucket: String) -> Arc<dyn ObjectStore> {
-    let policy = crate::Policy {
-        prefix: "vol/".into(),
-        retries: 10,
-        get_timeout: Duration::from_secs(60),
-        put_timeout: Duration::from_secs(60),
-        upload_limit: 0,
-        download_limit: 0,
-    };
+    let policy = crate::Policy { prefix: "vol/".into(), retries: 10, ..crate::Policy::default() };
     crate::decorate(Arc::new(S3Store::open(&config(bucket)).await.unwrap()), &policy)
 }
 

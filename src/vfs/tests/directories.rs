@@ -17,8 +17,8 @@ async fn list(rig: &Rig, fh: u64, mut offset: u64, plus: bool, at_a_time: usize)
             if taken == at_a_time {
                 return true;
             }
-            let (name, attributes) = (String::from_utf8(shown.name.to_vec()).unwrap(), &shown.entry.attributes);
-            all.push((name, attributes.ino, attributes.attr.length));
+            let name = String::from_utf8(shown.name.to_vec()).unwrap();
+            all.push((name, shown.ino, shown.entry.map_or(0, |entry| entry.attributes.attr.length)));
             (taken, offset) = (taken + 1, shown.next);
             false
         };

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use stead_base::Errno;
+use stead_base::{Errno, Ino, SliceId};
 use stead_meta::ops::MetaOptions;
+use stead_meta::records::Slice;
 use stead_object::{Error, Fault, Op, Rule};
 
 use super::{BLOCK, Rig};
 use crate::VfsConfig;
+use crate::flush::{Failure, MAX_ATTEMPTS};
 
 fn full() -> Fault {
     Fault::Fail(Error::Full { store: "test".to_owned(), why: "as told".to_owned() })
@@ -137,4 +139,111 @@ async fn draining_commits_everything() {
         let fh = other.open(ino).await;
         assert_eq!(other.read(fh, 0, 100).await, format!("content {n}"));
     }
+}
+
+/// Uploads what waits to be committed, and gives its record to the engine, whose answer nobody hears. With `arrives` false
+/// the record is lost too. Returns the slice.
+async fn commit_unheard(rig: &Rig, ino: Ino, arrives: bool) -> SliceId {
+    let inode = rig.vfs.inodes.get(ino).unwrap();
+    // Nobody else is to commit it meanwhile.
+    let _turn = inode.writer.committing.lock().await;
+    inode.writer.seal_all();
+    let [job] = &inode.writer.jobs(2)[..] else { panic!("one slice waits") };
+    let mut data = job.data.lock().await;
+    // Full blocks may be on their way already.
+    if data.id().is_none() {
+        data.set_id(rig.meta.new_slice().await.unwrap());
+    }
+    let (id, size) = (data.id().unwrap(), data.finish().await.unwrap());
+    inode.writer.give(job.sequence);
+    if arrives {
+        let slice = Slice { pos: job.pos, id, size, off: 0, len: size };
+        rig.meta.write_slice(ino, job.index, slice, inode.writer.mtime()).await.unwrap();
+    }
+    id
+}
+
+/// Small slices are still in memory when they are asked for again, full blocks only in the store.
+const SIZES: [u32; 2] = [1000, 2 * BLOCK];
+
+#[tokio::test]
+async fn a_record_that_another_client_compacted_before_we_asked_for_it_names_no_missing_block() {
+    for size in SIZES {
+        let rig = Rig::new().await;
+        let (ino, fh) = rig.create("a").await;
+        rig.write(fh, 0, &vec![1; size as usize]).await;
+        rig.flush(fh).await.unwrap();
+        rig.write(fh, size.into(), &vec![2; size as usize]).await;
+        let unheard = commit_unheard(&rig, ino, true).await;
+        let other = rig.second().await;
+        assert_eq!(other.vfs.compact(ino, 0).await.map_err(|error| error.to_string()), Ok(true));
+        assert_eq!(rig.flush(fh).await, Ok(()), "size {size}");
+        let records = rig.meta.chunk(ino, 0).await.unwrap();
+        assert!(records.iter().all(|record| record.id != unheard), "size {size}: {records:?}");
+        let reader = rig.second().await;
+        let theirs = reader.open(ino).await;
+        let written = [vec![1; size as usize], vec![2; size as usize]].concat();
+        assert_eq!(reader.read(theirs, 0, 3 * size).await, written, "size {size}");
+        assert_eq!(rig.read(fh, 0, 3 * size).await, written, "size {size}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_did_not_arrive_is_given_again_with_a_slice_of_its_own() {
+    for size in SIZES {
+        let rig = Rig::new().await;
+        let (ino, fh) = rig.create("a").await;
+        rig.write(fh, 10, &vec![3; size as usize]).await;
+        let unheard = commit_unheard(&rig, ino, false).await;
+        assert_eq!(rig.flush(fh).await, Ok(()), "size {size}");
+        let records = rig.meta.chunk(ino, 0).await.unwrap();
+        assert!(matches!(records[..], [record] if record.id != unheard), "size {size}: {records:?}");
+        let reader = rig.second().await;
+        let theirs = reader.open(ino).await;
+        assert_eq!(reader.read(theirs, 10, size).await, vec![3; size as usize], "size {size}");
+    }
+}
+
+#[tokio::test]
+async fn data_that_cannot_be_read_back_now_waits_for_another_try() {
+    let rig = Rig::new().await;
+    let (ino, fh) = rig.create("a").await;
+    rig.write(fh, 0, &vec![4; 2 * BLOCK as usize]).await;
+    commit_unheard(&rig, ino, false).await;
+    rig.objects.add(Rule::on(Op::Get));
+    assert_eq!(rig.flush(fh).await, Err(Errno::EIO));
+    rig.objects.heal();
+    assert_eq!(rig.flush(fh).await, Ok(()));
+    let reader = rig.second().await;
+    let theirs = reader.open(ino).await;
+    assert_eq!(reader.read(theirs, 0, 2 * BLOCK).await, vec![4; 2 * BLOCK as usize]);
+}
+
+#[tokio::test]
+async fn a_record_that_arrived_unheard_is_not_given_again() {
+    let rig = Rig::new().await;
+    let (ino, fh) = rig.create("a").await;
+    rig.write(fh, 0, b"data").await;
+    let unheard = commit_unheard(&rig, ino, true).await;
+    assert_eq!(rig.flush(fh).await, Ok(()));
+    assert!(matches!(rig.meta.chunk(ino, 0).await.unwrap()[..], [record] if record.id == unheard));
+    assert_eq!(rig.read(fh, 0, 10).await, "data");
+}
+
+#[tokio::test]
+async fn a_slice_that_is_given_up_keeps_its_blocks_if_its_record_may_have_arrived() {
+    let rig = Rig::new().await;
+    let (ino, fh) = rig.create("a").await;
+    rig.write(fh, 0, &vec![5; 2 * BLOCK as usize]).await;
+    commit_unheard(&rig, ino, true).await;
+    let inode = rig.vfs.inodes.get(ino).unwrap();
+    let job = inode.writer.jobs(1).pop().unwrap();
+    for _ in 1..MAX_ATTEMPTS {
+        inode.writer.failed(job.sequence, Errno::EIO);
+    }
+    let end = rig.vfs.not_committed(&inode, job, Failure::Later(Errno::EIO)).await;
+    assert!(matches!(end, Failure::Never(Errno::EIO)), "it is given up");
+    let reader = rig.second().await;
+    let theirs = reader.open(ino).await;
+    assert_eq!(reader.read(theirs, 0, 2 * BLOCK).await, vec![5; 2 * BLOCK as usize]);
 }

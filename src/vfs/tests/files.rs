@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use stead_base::{Errno, Ino};
 use stead_meta::ops::{SetAttr, SetTime, fallocate_mode};
 use stead_meta::records::{CHUNK_SIZE, MAX_FILE_SIZE};
 
 use super::{BLOCK, RDWR, Rig};
-use crate::VfsConfig;
+use crate::{KernelCache, VfsConfig};
 
 #[tokio::test]
 async fn a_write_is_read_back_before_and_after_it_is_committed() {
@@ -195,7 +198,65 @@ async fn pages_are_kept_while_nothing_changed() {
     other.write(theirs, 0, b"y").await;
     other.close(theirs).await.unwrap();
     kept.push(rig.vfs.open(&rig.caller, ino, libc::O_RDONLY).await.unwrap().keep_cache);
-    assert_eq!(kept, [false, true, false]);
+    assert_eq!(kept, [true, true, false], "our own write is in the kernel's pages, theirs is not");
+}
+
+#[tokio::test]
+async fn an_open_may_reuse_attributes_for_as_long_as_it_is_told_to() {
+    for (open_cache, seen) in [(Duration::ZERO, 2), (Duration::from_secs(60), 1)] {
+        let rig = Rig::with(VfsConfig { open_cache, ..VfsConfig::default() }, Default::default()).await;
+        let (ino, fh) = rig.create("a").await;
+        rig.write(fh, 0, b"x").await;
+        rig.close(fh).await.unwrap();
+        rig.close(rig.open(ino).await).await.unwrap();
+        let other = rig.second().await;
+        let theirs = other.open(ino).await;
+        other.write(theirs, 0, b"yy").await;
+        other.close(theirs).await.unwrap();
+        let ours = rig.open(ino).await;
+        assert_eq!(rig.read(ours, 0, 9).await.len(), seen, "{open_cache:?}");
+        // A change of our own is never missed.
+        rig.write(ours, 0, b"zzz").await;
+        rig.close(ours).await.unwrap();
+        let ours = rig.open(ino).await;
+        assert_eq!(rig.read(ours, 0, 9).await, "zzz");
+    }
+}
+
+/// A kernel that notes which inodes it is to forget.
+#[derive(Default)]
+struct Forgetful(Mutex<Vec<Ino>>);
+
+impl KernelCache for Forgetful {
+    fn forget_inode(&self, ino: Ino) -> BoxFuture<'static, ()> {
+        self.0.lock().push(ino);
+        std::future::ready(()).boxed()
+    }
+
+    fn forget_entry(&self, _parent: Ino, _name: &[u8]) {}
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_open_files_once_changes_may_have_been_missed() {
+    let config = VfsConfig { attr_cache: Duration::from_secs(3600), ..VfsConfig::default() };
+    let rig = Rig::with(config, Default::default()).await;
+    let (ino, fh) = rig.create("open").await;
+    let (_ino, closed) = rig.create("closed").await;
+    rig.close(closed).await.unwrap();
+    rig.write(fh, 0, b"ours").await;
+    rig.flush(fh).await.unwrap();
+    assert_eq!(rig.read(fh, 0, 10).await, "ours");
+    let kernel = Arc::new(Forgetful::default());
+    rig.vfs.set_kernel_cache(Arc::<Forgetful>::clone(&kernel));
+    let other = rig.second().await;
+    let theirs = other.open(ino).await;
+    other.write(theirs, 0, b"theirs").await;
+    other.close(theirs).await.unwrap();
+    assert_eq!(rig.length(ino).await, 4, "nobody has told us");
+    rig.vfs.everything_changed().await;
+    assert_eq!(*kernel.0.lock(), [ino], "its pages go, those of a closed file are checked when it is opened");
+    assert_eq!(rig.length(ino).await, 6);
+    assert_eq!(rig.read(fh, 0, 10).await, "theirs");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use stead_meta::ops::{SetAttr, fallocate_mode};
 use stead_meta::records::CHUNK_SIZE;
 
 use super::{BLOCK, Rig};
-use crate::{HandleId, VfsConfig};
+use crate::{CopyRange, HandleId, VfsConfig};
 
 /// A file and what it should contain: zeros below `base`, then `content`.
 struct Pair {
@@ -42,8 +42,10 @@ impl Pair {
                 self.truncate(length).await;
             }
             86..90 => self.clear().await,
-            90..95 => self.rig.flush(self.fh).await.unwrap(),
-            95..98 => self.reopen().await,
+            90..93 => self.rig.flush(self.fh).await.unwrap(),
+            93..95 => self.copy().await,
+            95..96 => self.compact().await,
+            96..98 => self.reopen().await,
             _ => tokio::task::yield_now().await,
         }
         assert_eq!(self.rig.length(self.ino).await, self.base + self.content.len() as u64);
@@ -92,6 +94,36 @@ impl Pair {
         let end = self.content.len().min(at + size);
         if at < end {
             self.content[at..end].fill(0);
+        }
+    }
+
+    async fn copy(&mut self) {
+        let (from, size) = self.range();
+        let to = self.random.random_range(0..SPAN);
+        let size = size.min(SPAN - to).min(from.abs_diff(to));
+        let range = CopyRange {
+            from: self.fh,
+            from_offset: self.base + from as u64,
+            to: self.fh,
+            to_offset: self.base + to as u64,
+            length: size as u64,
+            flags: 0,
+        };
+        let copied = self.rig.vfs.copy_file_range(&self.rig.caller, range).await.unwrap();
+        let end = self.content.len().min(from + size);
+        assert_eq!(copied, end.saturating_sub(from) as u64);
+        if from < end {
+            let part = self.content[from..end].to_vec();
+            if self.content.len() < to + part.len() {
+                self.content.resize(to + part.len(), 0);
+            }
+            self.content[to..to + part.len()].copy_from_slice(&part);
+        }
+    }
+
+    async fn compact(&mut self) {
+        for index in self.base / CHUNK_SIZE..=(self.base + SPAN as u64) / CHUNK_SIZE {
+            self.rig.vfs.compact(self.ino, u32::try_from(index).unwrap()).await.unwrap();
         }
     }
 

@@ -20,11 +20,8 @@ async fn read_all(rig: &Rig, name: &[u8]) -> Bytes {
 
 #[tokio::test]
 async fn config_tells_what_is_mounted_without_secrets() {
-    let config = VfsConfig {
-        published: serde_json::json!({"Port": {"PrometheusAgent": "127.0.0.1:9567"}}),
-        ..VfsConfig::default()
-    };
-    let rig = Rig::with(config, MetaOptions::default()).await;
+    let rig = Rig::new().await;
+    rig.vfs.publish("Port", serde_json::json!({"PrometheusAgent": "127.0.0.1:9567"}));
     let text = read_all(&rig, b".config").await;
     let listed = rig.vfs.lookup(&rig.caller, Ino::ROOT, b".config").await.unwrap().attributes.attr;
     assert_eq!(listed.length, text.len() as u64);
@@ -44,6 +41,10 @@ async fn stats_count_operations() {
     let text = String::from_utf8(read_all(&rig, b".stats").await.to_vec()).unwrap();
     assert!(text.lines().any(|line| line == "juicefs_fuse_ops_total_write 1"), "{text}");
     assert!(text.lines().any(|line| line == "juicefs_fuse_open_handlers 1"), "{text}");
+    assert!(text.lines().any(|line| line == "juicefs_fuse_written_size_bytes_sum 1"), "{text}");
+    let metrics = rig.vfs.metrics("mp=\"/m\"");
+    assert!(metrics.contains("juicefs_fuse_ops_total{method=\"write\",mp=\"/m\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("# TYPE juicefs_fuse_ops_durations_histogram_seconds histogram\n"), "{metrics}");
 }
 
 #[tokio::test]

@@ -1,12 +1,10 @@
 //! Volumes that are directories of a shared file system, with a quota each.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use stead_base::Ino;
 use stead_meta::Error as MetaError;
 use stead_meta::ops::{Caller, Meta};
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Volume, VolumeRequest, Volumes, check_repeat};
@@ -17,10 +15,6 @@ use crate::record::{Record, Records, State, found};
 
 /// Where trees wait for their removal: a rename takes a volume out of sight at once, whatever its size.
 const DELETING: &str = "/.stead/deleting";
-/// Deleted files that are looked at together.
-const MOST_FILES: usize = 10_000;
-/// How long the removal of data may make no progress.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Volumes {
     pub(super) async fn create_directory(&self, request: &VolumeRequest, path: Option<&VolumePath>) -> Result<Volume> {
@@ -121,7 +115,7 @@ pub(super) async fn delete(id: &VolumeId, file_system: &FileSystem) -> Result<()
         records.replace(id, &record).await?;
     }
     let deleting = meta.make_dirs(DELETING, 0o700, 0, 0).await?;
-    let others: HashSet<_> = deleted_files(meta).await?.into_iter().collect();
+    let others = meta.deleted_files().await?;
     remove(meta, deleting, id).await?;
     if let Some(path) = record.volume_path()? {
         if record.chosen_path && is_shared(id, &path, &records).await? {
@@ -132,7 +126,7 @@ pub(super) async fn delete(id: &VolumeId, file_system: &FileSystem) -> Result<()
             remove(meta, deleting, id).await?;
         }
     }
-    wait_for_data(meta, id, &others).await?;
+    finish(meta, id, &others).await?;
     records.remove(id).await?;
     info!(volume = %id, "deleted");
     Ok(())
@@ -162,25 +156,12 @@ async fn remove(meta: &Meta, deleting: Ino, id: &VolumeId) -> Result<()> {
     found(removed).map(|_| ())
 }
 
-async fn deleted_files(meta: &Meta) -> Result<Vec<(Ino, u64)>> {
-    Ok(meta.store().list_deleted(i64::MAX, MOST_FILES).await?)
-}
-
-/// Waits until the blocks of the removed files are gone, apart from files that others deleted before. When that makes no
-/// progress, the rest is left to the hourly clean-up of any client.
-async fn wait_for_data(meta: &Meta, id: &VolumeId, others: &HashSet<(Ino, u64)>) -> Result<()> {
-    let (mut least, mut since) = (usize::MAX, Instant::now());
-    loop {
-        let left = deleted_files(meta).await?.iter().filter(|file| !others.contains(file)).count();
-        if left == 0 {
-            return Ok(());
-        }
-        if left < least {
-            (least, since) = (left, Instant::now());
-        } else if since.elapsed() > PATIENCE {
-            warn!(volume = %id, files = left, "the data of deleted files is left to the hourly clean-up");
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Removes the blocks of the removed files, apart from files that others deleted before. What cannot be removed now is
+/// left to the hourly clean-up.
+async fn finish(meta: &Meta, id: &VolumeId, others: &HashSet<(Ino, u64)>) -> Result<()> {
+    let left = meta.finish_deletions(others).await?;
+    if left > 0 {
+        warn!(volume = %id, slices = left, "data of deleted files is left to the hourly clean-up");
     }
+    Ok(())
 }

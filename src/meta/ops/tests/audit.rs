@@ -6,7 +6,7 @@ use stead_base::{Ino, SliceId};
 
 use crate::format::Format;
 use crate::memory::state::State;
-use crate::records::{Attr, Counter, DirStat, NodeType};
+use crate::records::{Attr, Counter, DirStat, NodeType, Principal};
 
 /// Panics at the first thing that does not fit.
 pub(super) fn audit(state: &State, format: &Format) {
@@ -18,6 +18,9 @@ pub(super) fn audit(state: &State, format: &Format) {
         statistics_are_right(state);
     }
     quotas_are_right(state);
+    if format.user_group_quota {
+        owners_are_right(state);
+    }
     slices_are_counted(state);
     nothing_is_left_over(state);
 }
@@ -50,7 +53,7 @@ fn entries_lead_to_inodes(state: &State) {
     let places = places(state);
     for (ino, attr) in &state.attrs {
         let kept = state.sustained.iter().any(|(_sid, kept)| kept == ino);
-        let named = places.contains_key(ino) || roots().contains(ino);
+        let named = places.contains_key(ino) || roots().contains(ino) || state.detached.contains_key(ino);
         assert!(named != kept, "inode {ino}: named {named}, kept without a name {kept}");
         assert_eq!(kept, attr.nlink == 0, "inode {ino}: kept only without a link");
     }
@@ -61,6 +64,8 @@ fn links_are_right(state: &State) {
     for (ino, attr) in state.attrs.iter().filter(|(_ino, attr)| attr.nlink > 0) {
         let expected = if *ino == Ino::TRASH {
             2
+        } else if state.detached.contains_key(ino) {
+            continue;
         } else if attr.is_dir() {
             let names = state.entries.get(ino).into_iter().flatten();
             let dirs = names.filter(|(_name, entry)| entry.kind == NodeType::Directory).count();
@@ -79,6 +84,10 @@ fn links_are_right(state: &State) {
 fn parents_are_right(state: &State) {
     let places = places(state);
     for (ino, attr) in state.attrs.iter().filter(|(ino, attr)| attr.nlink > 0 && !roots().contains(ino)) {
+        if state.detached.contains_key(ino) {
+            assert_eq!(attr.parent, Ino(0), "{ino} is not attached");
+            continue;
+        }
         let mut counted: BTreeMap<Ino, i64> = BTreeMap::new();
         for dir in &places[ino] {
             *counted.entry(*dir).or_default() += 1;
@@ -137,6 +146,19 @@ fn quotas_are_right(state: &State) {
         let (space, inodes) = below(state, *dir);
         assert_eq!((quota.used_space, quota.used_inodes), (space, inodes), "quota usage of {dir}");
     }
+}
+
+fn owners_are_right(state: &State) {
+    let mut expected: BTreeMap<Principal, (i64, i64)> = BTreeMap::new();
+    for (_ino, attr) in state.attrs.iter().filter(|(ino, _attr)| !roots().contains(ino)) {
+        for of in [Principal::User(attr.uid), Principal::Group(attr.gid)] {
+            let used = expected.entry(of).or_default();
+            *used = (used.0 + attr.space(), used.1 + 1);
+        }
+    }
+    let stored = state.owner_quotas.iter().map(|(of, quota)| (*of, (quota.used_space, quota.used_inodes)));
+    let stored: BTreeMap<_, _> = stored.filter(|(_of, used)| *used != (0, 0)).collect();
+    assert_eq!(stored, expected, "what users and groups own");
 }
 
 fn below(state: &State, dir: Ino) -> (i64, i64) {

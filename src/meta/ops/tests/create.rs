@@ -1,5 +1,5 @@
 use super::*;
-use crate::records::flags;
+use crate::records::{Write, flags};
 
 #[tokio::test]
 async fn a_new_file_has_the_attributes_that_were_asked_for() {
@@ -191,4 +191,23 @@ async fn a_name_is_made_once_however_many_try() {
     }
     assert_eq!(made, 1);
     v.audit().await;
+}
+
+#[tokio::test]
+async fn a_number_that_is_given_out_twice_is_not_used_twice() {
+    for store in [MemoryStore::new(), MemoryStore::remote()] {
+        let v = Setup { store, ..Setup::default() }.volume().await;
+        let first = v.file(ROOT, "first").await;
+        let (taken, attr) = (Ino(first.0 + 1), v.attr(first).await);
+        // As after a fail-over to a replica that had not heard of the last numbers.
+        let theirs = attr.clone();
+        v.transact(move |txn| {
+            txn.write(Write::SetAttr(taken, theirs.clone()));
+            Ok(())
+        })
+        .await
+        .expect("written");
+        assert_eq!(v.file(ROOT, "second").await, Ino(first.0 + 2));
+        assert_eq!(v.attr(taken).await, attr, "whoever has it keeps it");
+    }
 }

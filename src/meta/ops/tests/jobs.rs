@@ -163,3 +163,19 @@ async fn the_background_beats_and_stops() {
     v.drain().await;
     v.close_session().await.expect("closed");
 }
+
+#[tokio::test]
+async fn finished_deletions_leave_nothing() {
+    let v = Volume::plain().await;
+    v.removed.fails.store(true, Ordering::Relaxed);
+    for name in ["a", "b", "c"] {
+        v.filled(ROOT, name, 100).await;
+        v.unlink(&root(), ROOT, name.as_bytes()).await.expect("unlinked");
+    }
+    assert_eq!(v.finish_deletions(&Default::default()).await.expect("tried"), 3, "the store is away");
+    v.removed.fails.store(false, Ordering::Relaxed);
+    assert_eq!(v.finish_deletions(&Default::default()).await.expect("done"), 0);
+    assert_eq!(v.removed.slices.lock().len(), 3);
+    let state = v.store.snapshot();
+    assert!(state.deleted.is_empty() && state.slice_refs.is_empty() && state.chunks.is_empty());
+}

@@ -164,21 +164,21 @@ impl Model {
 }
 
 /// A repeatable source of chance (xorshift).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 % end as u64).expect("below a usize")
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 
-    fn number(&mut self, end: u32) -> u32 {
+    pub(super) fn number(&mut self, end: u32) -> u32 {
         u32::try_from(self.below(end as usize)).expect("below a u32")
     }
 }
@@ -372,14 +372,14 @@ async fn run(setup: Setup, seed: u64, steps: usize) {
 #[tokio::test]
 async fn without_a_trash() {
     for seed in 1..=12 {
-        run(Setup::default(), seed * 7919, 300).await;
+        run(Setup { user_group_quota: true, ..Setup::default() }, seed * 7919, 300).await;
     }
 }
 
 #[tokio::test]
 async fn with_a_trash() {
     for seed in 1..=12 {
-        run(Setup { trash_days: 1, ..Setup::default() }, seed * 104_729, 300).await;
+        run(Setup { trash_days: 1, user_group_quota: true, ..Setup::default() }, seed * 104_729, 300).await;
     }
 }
 

@@ -16,6 +16,21 @@ async fn a_removed_file_takes_its_data_with_it() {
     v.audit().await;
 }
 
+/// Whoever holds a file open sees all of it, also without a name (xattr(7) knows inodes, not names).
+#[tokio::test]
+async fn an_open_file_without_a_name_keeps_its_attributes_until_it_is_closed() {
+    let v = Volume::plain().await;
+    v.start_session().await.expect("started");
+    let (ino, _attr) = v.create(&root(), ROOT, b"f", 0o644, 0, true).await.expect("made and open");
+    v.set_xattr(&root(), ino, b"user.one", b"1", XattrFlag::Any).await.expect("set");
+    v.unlink(&root(), ROOT, b"f").await.expect("unlinked");
+    assert_eq!(v.get_xattr(ino, b"user.one").await.expect("kept"), "1");
+    v.close(ino).await.expect("closed");
+    v.settle().await;
+    assert!(v.store.snapshot().xattrs.is_empty(), "they go with the file");
+    v.audit().await;
+}
+
 #[tokio::test]
 async fn blocks_that_cannot_be_removed_are_tried_again() {
     let v = Volume::plain().await;
@@ -175,7 +190,7 @@ async fn an_open_file_outlives_its_name() {
 }
 
 #[tokio::test]
-async fn an_entry_without_attributes_can_be_removed() {
+async fn an_entry_without_attributes_is_corrupt_and_can_be_removed() {
     let v = Volume::plain().await;
     let ino = v.file(ROOT, "f").await;
     v.transact(move |txn| {
@@ -184,8 +199,8 @@ async fn an_entry_without_attributes_can_be_removed() {
     })
     .await
     .expect("damaged");
-    let (_ino, attr) = v.lookup(ROOT, b"f").await.expect("shown");
-    assert_eq!((attr.kind, attr.mode), (NodeType::File, 0), "only the type is known");
+    refused!(v.lookup(ROOT, b"f").await, Error::Corrupt { .. });
+    assert_eq!(v.names(ROOT).await, ["f"]);
     v.unlink(&root(), ROOT, b"f").await.expect("unlinked");
     refused!(v.lookup(ROOT, b"f").await, Error::NoEntry { .. });
 }

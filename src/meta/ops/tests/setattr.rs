@@ -92,7 +92,7 @@ async fn flags_are_roots_and_nothing_changes_nothing() {
     let ino = owned(&v, 0o644).await;
     let before = v.attr(ino).await;
     v.clock.advance(Duration::from_secs(9));
-    assert_eq!(v.setattr(&user(1), ino, SetAttr::default()).await.expect("nothing"), before);
+    assert_eq!(v.setattr(&user(1), ino, SetAttr::default()).await.expect("nothing").attr, before);
     let set = SetAttr { flags: Some(flags::APPEND), ..SetAttr::default() };
     refused!(v.setattr(&user(1000), ino, set.clone()).await, Error::NotPermitted { .. });
     assert_eq!(v.setattr(&root(), ino, set).await.expect("root").flags, flags::APPEND);

@@ -90,3 +90,21 @@ async fn listing_and_links_read_back() {
     refused!(v.parent_of(link).await, Error::NotDirectory { .. });
     refused!(v.getattr(Ino(9999)).await, Error::NoInode { .. });
 }
+
+/// Deeper than what goes in one recursion.
+#[tokio::test]
+async fn a_tree_of_any_depth_is_removed() {
+    let v = Volume::plain().await;
+    let top = v.dir(ROOT, "top").await;
+    let (mut dir, mut beside) = (top, top);
+    for level in 0..300 {
+        dir = v.dir(dir, "d").await;
+        if level < 100 {
+            beside = v.dir(beside, "beside").await;
+        }
+    }
+    v.file(dir, "f").await;
+    let removed = v.remove_tree(&root(), ROOT, b"top", true, &|_count| ()).await.expect("removed");
+    assert_eq!(removed, 1 + 300 + 100 + 1);
+    v.audit().await;
+}

@@ -45,6 +45,33 @@ async fn formatting_again_keeps_what_is_there() {
 }
 
 #[tokio::test]
+async fn statistics_that_are_turned_on_again_start_anew() {
+    let v = Volume::plain().await;
+    let store = v.store.as_ref();
+    let stale = async || {
+        let write = [Write::InitDirStat(Ino(5)), Write::AddOwnerQuotaUsed(crate::records::Principal::User(0), 1, 1)];
+        let write = move |txn: &mut crate::store::Txn<'_>| {
+            write.iter().cloned().for_each(|write| txn.write(write));
+            Ok(())
+        };
+        v.transact(write).await.expect("stored");
+    };
+    let left = async || {
+        let stat = store.read(&[Key::DirStat(Ino(5))]).await.expect("read").remove(0);
+        (stat.is_some(), store.list_owner_quotas().await.expect("listed").len())
+    };
+    let mut format = Format::new("test-volume", "file", "/data/");
+    for (dir_stats, user_group_quota) in [(false, true), (true, true), (true, false), (false, true)] {
+        let before = Meta::load_format(store).await.expect("formatted");
+        stale().await;
+        (format.dir_stats, format.user_group_quota) = (dir_stats, user_group_quota);
+        Meta::write_format(store, &format, v.clock.as_ref()).await.expect("formats");
+        let cleared = (dir_stats && !before.dir_stats, user_group_quota && !before.user_group_quota);
+        assert_eq!(left().await, (!cleared.0, usize::from(!cleared.1)), "{before:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_empty_engine_is_named() {
     let error = Meta::load_format(&MemoryStore::new()).await.expect_err("nothing there");
     assert_eq!(error.to_string(), "no volume is formatted in memory");
@@ -118,6 +145,18 @@ async fn a_read_only_client_changes_nothing() {
     refused!(reader.meta.open(&caller, file, 1).await, Error::ReadOnly);
     reader.meta.open(&caller, file, 0).await.expect("reading");
     assert!(matches!(reader.read_one(Key::Attr(file)).await, Ok(Some(Record::Attr(_)))));
+}
+
+#[tokio::test]
+async fn a_reload_learns_the_usage_without_a_round_trip_of_its_own() {
+    let v = Setup { store: MemoryStore::remote(), ..Setup::default() }.volume().await;
+    assert_eq!(v.known_usage(), None);
+    v.filled(ROOT, "f", 5000).await;
+    v.settle().await;
+    let before = v.store.trips();
+    v.reload().await.expect("formatted");
+    assert_eq!(v.store.trips(), before + 1);
+    assert_eq!(v.known_usage(), Some(Usage { space: 8192, inodes: 1 }));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ fn patient(millis: u64) -> ConnectOptions {
 }
 
 /// Lets 16 tasks increment 4 inodes `rounds` times each while `disturb` runs, and checks that nothing is lost or doubled.
-async fn nothing_is_lost_or_doubled(store: Arc<RedisStore>, rounds: u64, disturb: impl Future<Output = ()>) {
+pub(super) async fn nothing_is_lost_or_doubled(store: Arc<RedisStore>, rounds: u64, disturb: impl Future<Output = ()>) {
     let inos = [Ino(10), Ino(11), Ino(12), Ino(13)];
     put(&store, inos.map(|ino| Write::SetAttr(ino, attr(NodeType::File, 0))).to_vec()).await;
     let tasks: Vec<_> = (0..16usize)
@@ -141,7 +141,7 @@ async fn a_server_that_hangs_is_waited_for() {
     assert_eq!(counted(&store, &[Ino(5)]).await, (1, 1));
 }
 
-fn signal(server: &RedisServer, name: &str) {
+pub(super) fn signal(server: &RedisServer, name: &str) {
     let status = std::process::Command::new("kill").arg(format!("-{name}")).arg(server.pid().to_string()).status();
     assert!(status.expect("kill(1) is there").success());
 }
@@ -216,6 +216,11 @@ async fn a_dangerous_configuration_is_noticed() {
     assert!(dangers.len() == 1 && dangers[0].contains("appendonly"), "{dangers:?}");
     let eager = ["--save", "60 1", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
     let server = RedisServer::start_with(&eager);
+    assert!(server.store().await.dangers().await.expect("INFO is allowed").is_empty());
+    let policy: Vec<String> = ask(&server, &[b"CONFIG", b"GET", b"maxmemory-policy"]).await;
+    assert_eq!(policy[1], "noeviction", "it was set when the store connected");
+    let stubborn = [eager.as_slice(), &["--rename-command", "CONFIG", ""]].concat();
+    let server = RedisServer::start_with(&stubborn);
     let dangers = server.store().await.dangers().await.expect("INFO is allowed");
     assert!(dangers.len() == 1 && dangers[0].contains("allkeys-lru"), "{dangers:?}");
     let server = RedisServer::start_with(&["--appendonly", "yes", "--save", ""]);

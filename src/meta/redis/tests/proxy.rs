@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -23,6 +24,8 @@ pub(super) struct Faults {
     requests: AtomicU32,
     /// Requests that met a fault.
     pub(super) met: AtomicU32,
+    /// When something came from the client.
+    pub(super) arrivals: Mutex<Vec<Instant>>,
 }
 
 impl Proxy {
@@ -48,6 +51,7 @@ async fn serve(mut client: TcpStream, mut server: TcpStream, faults: Arc<Faults>
         tokio::select! {
             read = client.read(&mut request) => {
                 let Ok(read @ 1..) = read else { return };
+                faults.arrivals.lock().push(Instant::now());
                 let sent = &request[..read];
                 // Only commits are disturbed: they alone must be done once.
                 let commit = sent.windows(7).any(|word| word == b"\r\nSET\r\n");

@@ -95,14 +95,46 @@ async fn chunks_are_found_by_probing_and_by_scanning() {
 async fn only_pending_slices_are_listed_and_zeros_are_dropped() {
     let server = RedisServer::start();
     let store = server.store().await;
-    for (field, value) in [("k1_10", "-1"), ("k2_10", "0"), ("k3_10", "1"), ("k4_10", "-2"), ("odd", "-1")] {
+    for (field, value) in
+        [("k1_10", "-1"), ("k2_10", "0"), ("k3_10", "1"), ("k4_10", "-2"), ("k5_10", "-x"), ("odd", "-1")]
+    {
         let () = ask(&server, &[b"HSET", b"sliceRef", field.as_bytes(), value.as_bytes()]).await;
     }
     let pending = store.list_unreferenced().await.expect("list_unreferenced");
     assert_eq!(pending, [(SliceId(1), 10), (SliceId(4), 10)]);
     let mut left: Vec<String> = ask(&server, &[b"HKEYS", b"sliceRef"]).await;
     left.sort_unstable();
-    assert_eq!(left, ["k1_10", "k3_10", "k4_10", "odd"]);
+    assert_eq!(left, ["k1_10", "k3_10", "k4_10", "k5_10", "odd"]);
+}
+
+/// Slices that are kept for longer must not be taken for leaked because of a name that says nothing.
+#[tokio::test]
+async fn delayed_slices_under_a_wrong_name_are_an_error() {
+    let server = RedisServer::start();
+    let store = server.store().await;
+    let () = ask(&server, &[b"HSET", b"delSlices", b"9", &[0; 12]]).await;
+    match store.list_delayed(i64::MAX).await {
+        Err(Error::Corrupt { key, .. }) => assert_eq!(key, "delSlices 9"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn old_slice_references_are_moved_into_the_hash_once() {
+    let server = RedisServer::start();
+    let store = server.store().await;
+    for (key, value) in [("k1_10", "2"), ("k2_10", "0"), ("k3_10", "-1"), ("k4_10", "odd"), ("k5", "1")] {
+        let () = ask(&server, &[b"SET", key.as_bytes(), value.as_bytes()]).await;
+    }
+    let () = ask(&server, &[b"HSET", b"sliceRef", b"k1_10", b"1"]).await;
+    assert_eq!(store.renew_slice_refs().await.expect("renew_slice_refs"), 3);
+    assert_eq!(store.renew_slice_refs().await.expect("renew_slice_refs"), 0);
+    let references = store.read(&[Key::SliceRef(SliceId(1), 10)]).await.expect("read");
+    assert_eq!(references, [Some(Record::Number(4))], "three more than one");
+    assert_eq!(ask::<i64>(&server, &[b"HLEN", b"sliceRef"]).await, 1);
+    let mut left: Vec<String> = ask(&server, &[b"KEYS", b"k*"]).await;
+    left.sort_unstable();
+    assert_eq!(left, ["k4_10", "k5"]);
 }
 
 #[tokio::test]

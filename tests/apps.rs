@@ -1,0 +1,7 @@
+//! Programs that people run: they work on a mount as they do on a local file system.
+
+mod apps {
+    mod databases;
+    mod load;
+    mod sources;
+}
