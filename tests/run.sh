@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks everything, cheapest first:  tests/run.sh [--list] [stage...]
+# Checks everything, cheapest first:  tests/run.sh [--list] [--full] [stage...]
 #
+# --full also runs what repeats the same with other numbers, and for longer: hours instead of minutes.
 # Installs what the stages need when it is missing (Debian packages as root; Rust by rustup), and builds third-party
 # programs once into ${XDG_CACHE_HOME:-~/.cache}/steadfast. Logs go to target/test-logs/<stage>.log. Whatever a stage
 # starts is stopped by process id, and whatever it mounts is unmounted, also after a failure or an interrupt.
@@ -156,7 +157,7 @@ suite() {
   # A copy that every user can reach and that tells this run's processes from others.
   install -D -m 755 target/release/stead "$WORK/bin/stead" || return
   STEAD_BIN=$WORK/bin/stead \
-    limited "$1" cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1
+    limited "$1" cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1 "${FULL[@]}"
 }
 for name in sanity compat badinput background model crash faults apps posix tree; do
   eval "stage_$name() { suite $name; }"
@@ -229,13 +230,26 @@ summary() {
   say "$((${#RESULTS[@]} - FAILED)) passed, $FAILED failed"
 }
 
+FULL=()
+# More of the same, in six times the time.
+full() {
+  local stage
+  FULL=(--include-ignored)
+  export STEAD_FAULT_SECONDS=${STEAD_FAULT_SECONDS:-600} STEAD_TEST_ENTRIES=${STEAD_TEST_ENTRIES:-1000000}
+  for stage in "${!BUDGET[@]}"; do BUDGET[$stage]=$((BUDGET[$stage] * 6)); done
+}
+
 list() { for name in "${STAGES[@]}"; do printf '%-11s %s\n' "$name" "${ABOUT[$name]}"; done; }
 
 main() {
   local stage chosen=("${STAGES[@]}")
+  if [[ ${1-} == --full ]]; then
+    shift
+    full
+  fi
   case ${1-} in
     --list) list; exit ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; list; exit ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; list; exit ;;
     "") ;;
     *) chosen=("$@") ;;
   esac

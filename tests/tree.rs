@@ -20,6 +20,7 @@ const BYTES: u64 = 500_000_000;
 const READERS: usize = 3;
 
 #[test]
+#[ignore = "like the other two: tests/run.sh --full"]
 fn one_writer_on_redis() {
     survives(Engine::Redis, 1);
 }
@@ -35,6 +36,7 @@ fn one_writer_on_sqlite() {
 }
 
 #[test]
+#[ignore = "like the other two: tests/run.sh --full"]
 fn four_writers_on_sqlite() {
     survives(Engine::Sqlite, 4);
 }

@@ -58,9 +58,15 @@ fn in_runtime(command: Command) -> Result<(), exit::Failure> {
 /// How long blocking work may go on after a command has ended.
 const LAST_WORKS: Duration = Duration::from_secs(5);
 
-/// Few threads: most answers are given on the kernel's threads, and an idle worker is to be small.
+/// Few threads: whoever calls a file system on this machine, and often its engine, needs the other processors, and a thread
+/// that has a sibling wakes it to share work that is done by then.
 fn runtime() -> Result<tokio::runtime::Runtime, exit::Failure> {
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        // What other threads have done is looked for after every other step: it is mostly what somebody waits for.
+        .global_queue_interval(2)
+        .enable_all()
+        .build();
     runtime.map_err(|error| exit::Failure::general(format!("cannot start threads: {error}")))
 }

@@ -12,10 +12,15 @@ use zerocopy::IntoBytes as _;
 
 use crate::abi::OutHeader;
 use crate::reply::Answer;
+use crate::vigil::Vigil;
 
 /// The descriptor.
 #[derive(Debug)]
-pub(crate) struct Device(File);
+pub(crate) struct Device {
+    file: File,
+    /// Told of each request and answer.
+    pub(crate) vigil: Vigil,
+}
 
 /// What there was to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +37,18 @@ impl Device {
     /// Makes the descriptor, wherever else it is open, one that does not wait.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-        Ok(Self(fd.into()))
+        Ok(Self { file: fd.into(), vigil: Vigil::default() })
     }
 
     /// Puts a request into `buffer`, if there is one.
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
-            let error = match (&self.0).read(buffer) {
+            let error = match (&self.file).read(buffer) {
                 Ok(0) => return Ok(Received::Unmounted),
-                Ok(size) => return Ok(Received::Request(size)),
+                Ok(size) => {
+                    self.vigil.note();
+                    return Ok(Received::Request(size));
+                }
                 Err(error) => error,
             };
             match error.raw_os_error().map(Errno) {
@@ -59,7 +67,7 @@ impl Device {
             match self.try_receive(buffer)? {
                 Received::Request(size) => return Ok(Some(size)),
                 Received::Unmounted => return Ok(None),
-                Received::Nothing => match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+                Received::Nothing => match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], None) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 },
@@ -96,18 +104,20 @@ impl Device {
             count += 1;
         }
         // The kernel takes a message whole or not at all.
-        (&self.0).write_vectored(&slices[..count]).map(|_whole| ())
+        let sent = (&self.file).write_vectored(&slices[..count]).map(|_whole| ());
+        self.vigil.note();
+        sent
     }
 }
 
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 
 impl AsRawFd for Device {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 }

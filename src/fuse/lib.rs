@@ -21,6 +21,7 @@ mod server;
 mod session;
 #[cfg(test)]
 mod tests;
+mod vigil;
 
 pub use init::Negotiated;
 pub use session::{FuseConfig, Session};

@@ -51,7 +51,13 @@ impl FuseConfig {
 
 impl Default for FuseConfig {
     fn default() -> Self {
-        Self { max_write: 128 << 10, max_readahead: 1 << 20, max_background: 128, async_dio: false, readers: 2 }
+        Self {
+            max_write: Self::LARGEST_WRITE,
+            max_readahead: 1 << 20,
+            max_background: 128,
+            async_dio: false,
+            readers: 2,
+        }
     }
 }
 
@@ -177,7 +183,7 @@ async fn read_requests(server: &Server, requests: &Mutex<AsyncFd<Arc<Device>>>, 
 async fn serve_turn(server: &Server, requests: &AsyncFd<Arc<Device>>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut others_wait = false;
     loop {
-        let mut ready = requests.ready(EVENTS).await?;
+        let mut ready = server.device.vigil.wait_for(requests.ready(EVENTS)).await?;
         match server.device.try_receive(buffer)? {
             Received::Unmounted => return Ok(None),
             Received::Nothing => {

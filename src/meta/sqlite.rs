@@ -9,6 +9,7 @@
 //!   and such a sync covers all commits before it.
 
 mod apply;
+mod checkpoint;
 mod fault;
 mod locks;
 mod readers;
@@ -29,6 +30,7 @@ use crate::records::{AclRule, Attr, Counter, Entry, Job, Key, LockTable, Name, P
 use crate::store::{Body, Cursor, Listed, Outcome, Page, SessionRecord, Source, Step, Stop, Store, TxOptions, Txn};
 use crate::url::ConnectOptions;
 
+use checkpoint::Checkpointer;
 use fault::{Fault, Patience};
 use readers::Readers;
 use writer::{Failure, Writer};
@@ -70,7 +72,7 @@ impl SqliteStore {
         let (create, connect_timeout) = (options.create, options.connect_timeout);
         let opened = tokio::task::spawn_blocking(move || {
             let connection = schema::open_file(&place, create, connect_timeout)?;
-            let writer = Writer::start(connection, place.retry_for)?;
+            let writer = Writer::start(connection, place.retry_for, Checkpointer::start(place.path.clone())?)?;
             Ok(Self { readers: Readers::new(place.path.clone()), writer, place })
         });
         opened.await.expect("opening does not panic")

@@ -187,7 +187,7 @@ impl Default for MountOptions {
             prefix_internal: false,
             io_timeout: Duration::from_secs(60),
             metrics: None,
-            max_fuse_io: ByteSize(128 << 10),
+            max_fuse_io: ByteSize(1 << 20),
             fuse_options: Vec::new(),
         }
     }
@@ -323,7 +323,7 @@ pub const MOUNT_OPTIONS: &[OptionSpec] = &[
     flag("hide-internal", "Do not list .accesslog, .config, .stats and .trash"),
     flag("prefix-internal", "Name them .jfs.accesslog, .jfs.config, ..."),
     option("metrics", "HOST:PORT", "Serve /metrics and /healthz there"),
-    option("max-fuse-io", "BYTES", "Largest FUSE request [default: 128K]"),
+    option("max-fuse-io", "BYTES", "Largest FUSE request [default: 1M]"),
 ];
 
 impl MountOptions {

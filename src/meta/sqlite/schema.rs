@@ -78,7 +78,7 @@ fn prepare(place: &Place, create: bool) -> Result<Connection, Fault> {
     }
     // A commit is synced when that is asked for.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    // The writer's thread does it.
+    // A thread of its own does it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     complete(&connection)?;
     Ok(connection)

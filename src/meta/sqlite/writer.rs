@@ -14,15 +14,13 @@ use rusqlite::Connection;
 use stead_base::failpoint;
 use tokio::sync::oneshot;
 
+use super::checkpoint::{self, Checkpointer};
 use super::fault::{Fault, Patience};
 use crate::error::Error;
 use crate::store::Outcome;
 
 /// The most works in one commit: bounds how long the first one waits for the last.
 const BATCH: usize = 256;
-
-/// Changed rows after which the log is copied into the database: about 4000 pages, since that costs two syncs.
-const CHECKPOINT_ROWS: u64 = 4000;
 
 /// How a work failed.
 #[derive(Debug)]
@@ -51,20 +49,19 @@ struct Order {
 /// may wait (for a sync, for another process) is the thread's, and so is what can share a commit.
 #[derive(Debug)]
 pub(super) struct Writer {
-    orders: mpsc::Sender<Message>,
+    orders: mpsc::Sender<Order>,
     state: Arc<Mutex<State>>,
     /// Callers inside [`Writer::submit`].
     callers: AtomicUsize,
 }
 
-enum Message {
-    Run(Order),
-    Checkpoint,
-}
-
 impl Writer {
-    pub(super) fn start(connection: Connection, retry_for: Duration) -> Result<Self, Error> {
-        let state = State { connection, retry_for, syncing: false, unsynced: true, seen: 0, copied: 0 };
+    pub(super) fn start(
+        connection: Connection,
+        retry_for: Duration,
+        checkpointer: Checkpointer,
+    ) -> Result<Self, Error> {
+        let state = State { connection, checkpointer, retry_for, syncing: false, unsynced: true, seen: 0, copied: 0 };
         let state = Arc::new(Mutex::new(state));
         let (orders, inbox) = mpsc::channel();
         let thread = WriterThread { state: Arc::clone(&state), inbox };
@@ -84,7 +81,7 @@ impl Writer {
         }
         let (reply, answer) = oneshot::channel();
         let order = Order { work, durable, since: Instant::now(), reply };
-        if self.orders.send(Message::Run(order)).is_err() {
+        if self.orders.send(order).is_err() {
             return Err(Fault::Meta(gone("it has ended")));
         }
         answer.await.unwrap_or_else(|_| Err(Fault::Meta(gone("it gave no answer"))))
@@ -92,13 +89,7 @@ impl Writer {
 
     /// The answer of a work for which nobody has to wait.
     fn at_once(&self, work: &mut Work) -> Option<Answer> {
-        let mut state = self.state.try_lock()?;
-        let answer = state.alone(work)?;
-        if state.wants_checkpoint() {
-            // The thread lives as long as this; without it the log would only grow.
-            let _ = self.orders.send(Message::Checkpoint);
-        }
-        Some(answer)
+        self.state.try_lock()?.alone(work)
     }
 }
 
@@ -127,26 +118,14 @@ fn gone(why: &str) -> Error {
 
 struct WriterThread {
     state: Arc<Mutex<State>>,
-    inbox: mpsc::Receiver<Message>,
+    inbox: mpsc::Receiver<Order>,
 }
 
 impl WriterThread {
     fn serve(self) {
         while let Ok(first) = self.inbox.recv() {
-            let mut batch = Vec::new();
-            for message in std::iter::once(first).chain(self.inbox.try_iter().take(BATCH - 1)) {
-                match message {
-                    Message::Run(order) => batch.push(order),
-                    Message::Checkpoint => {}
-                }
-            }
-            let mut state = self.state.lock();
-            if !batch.is_empty() {
-                state.commit(batch);
-            }
-            if state.wants_checkpoint() {
-                state.checkpoint();
-            }
+            let batch = std::iter::once(first).chain(self.inbox.try_iter().take(BATCH - 1)).collect();
+            self.state.lock().commit(batch);
         }
     }
 }
@@ -154,6 +133,7 @@ impl WriterThread {
 #[derive(Debug)]
 struct State {
     connection: Connection,
+    checkpointer: Checkpointer,
     retry_for: Duration,
     /// Whether the connection syncs at each commit.
     syncing: bool,
@@ -161,7 +141,7 @@ struct State {
     unsynced: bool,
     /// SQLite's data version at the last sync: it moves with the commits of others.
     seen: i64,
-    /// Rows that had been changed at the last checkpoint.
+    /// Rows that had been changed when the log was last to be copied.
     copied: u64,
 }
 
@@ -177,6 +157,7 @@ impl State {
             failpoint::hit("meta.sqlite.before-commit");
             self.exec("COMMIT")?;
             self.unsynced = true;
+            self.committed();
             Ok(answer)
         });
         Some(answer.unwrap_or_else(|fault| {
@@ -185,16 +166,11 @@ impl State {
         }))
     }
 
-    fn wants_checkpoint(&self) -> bool {
-        self.connection.total_changes() - self.copied >= CHECKPOINT_ROWS
-    }
-
-    /// Copies the log into the database, as far as no reader needs the old pages. Readers and other processes go on.
-    fn checkpoint(&mut self) {
-        self.copied = self.connection.total_changes();
-        let done = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_row| Ok(()));
-        if let Err(error) = done {
-            tracing::warn!(%error, "the SQLite log was not copied into the database; it goes on growing until it is");
+    fn committed(&mut self) {
+        let changed = self.connection.total_changes();
+        if changed - self.copied >= checkpoint::ROWS {
+            self.copied = changed;
+            self.checkpointer.ask();
         }
     }
 
@@ -231,6 +207,7 @@ impl State {
         failpoint::hit("meta.sqlite.before-commit");
         self.exec("COMMIT")?;
         self.unsynced &= !durable;
+        self.committed();
         self.stop_syncing();
         Ok(answers)
     }
