@@ -10,12 +10,13 @@ use rusqlite::{Connection, OpenFlags};
 use super::readers::configure;
 use crate::error::Error;
 
-/// Changed rows after which the log is copied: about 4000 pages.
-pub(super) const ROWS: u64 = 4000;
+/// Changed rows after which the log is copied: about 1000 pages. A larger log is slower to write once it has left the
+/// page cache, since a frame fills no page and the rest of the page has to be read.
+pub(super) const ROWS: u64 = 600;
 
-/// A log of so many pages (24 MiB) is copied while writers wait, since it begins anew only when nothing was written
+/// A log of so many pages (10 MiB) is copied while writers wait, since it begins anew only when nothing was written
 /// during the copy.
-const LONG: i64 = 6_000;
+const LONG: i64 = 2_500;
 
 /// How long such a copy waits for others who write or read old pages, before it is left to the next one.
 const PATIENCE: Duration = Duration::from_secs(2);
