@@ -16,6 +16,18 @@ use crate::{Side, resident, settle};
 const MIB: usize = 1 << 20;
 const RANDOM_READS: u64 = 5000;
 
+/// What the disk itself gives to whoever writes and syncs, and reads back, a file of the same size, in MB/s: no client with
+/// blocks in a directory there is faster, unless it does not sync or the page cache has the blocks.
+pub(crate) fn disk(mib: u64) -> (f64, f64) {
+    let dir = tempfile::tempdir().expect("a directory beside those of the volumes");
+    let path = dir.path().join("large");
+    settle();
+    let written = write_and_sync(&path, mib);
+    settle();
+    drop_kernel_caches();
+    (written, read_through(&path, mib))
+}
+
 /// Measures on the mounts, and on second ones with an empty cache.
 pub(crate) fn sequential(sides: [Side; 2], mib: u64, table: &mut Table) {
     for side in &sides {
@@ -48,21 +60,29 @@ pub(crate) fn sequential(sides: [Side; 2], mib: u64, table: &mut Table) {
 }
 
 fn write(large: &Path, mib: u64, client: Client, table: &mut Table) {
+    table.add("sequential write 1 MiB + fsync", "MB/s", client, write_and_sync(large, mib));
+}
+
+fn write_and_sync(path: &Path, mib: u64) -> f64 {
     let block = pattern::bytes(1, MIB);
     let begun = Instant::now();
-    let mut file = File::create(large).expect("made");
+    let mut file = File::create(path).expect("made");
     (0..mib).for_each(|_| file.write_all(&block).expect("written"));
     file.sync_all().expect("synced");
     drop(file);
-    table.add("sequential write 1 MiB + fsync", "MB/s", client, throughput(mib, begun));
+    throughput(mib, begun)
 }
 
 fn read(name: &str, side: &Side, mib: u64, table: &mut Table) {
+    table.add(name, "MB/s", side.client, read_through(&side.mount.path().join("large"), mib));
+}
+
+fn read_through(path: &Path, mib: u64) -> f64 {
     let mut buffer = vec![0; MIB];
     let begun = Instant::now();
-    let mut file = File::open(side.mount.path().join("large")).expect("opened");
+    let mut file = File::open(path).expect("opened");
     (0..mib).for_each(|_| file.read_exact(&mut buffer).expect("read"));
-    table.add(name, "MB/s", side.client, throughput(mib, begun));
+    throughput(mib, begun)
 }
 
 fn random(side: &Side, mib: u64, table: &mut Table) {

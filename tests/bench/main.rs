@@ -40,6 +40,8 @@ fn main() {
     let Scale { files, mib, rounds } = scale;
     println!("{files} files per thread, large file of {mib} MiB, blocks in a local directory, medians of {rounds}\n");
     println!("A thread on another processor is woken and answers within {:.0} µs\n", answer_time().as_secs_f64() * 1e6);
+    let (written, read) = data::disk(mib);
+    println!("The disk itself: {written:.0} MB/s written and synced, {read:.0} MB/s read\n");
     for engine in Engine::ALL {
         let mut table = Table::new(&format!("{engine:?}"));
         (0..rounds).for_each(|round| measure(engine, round, scale, &mut table));
