@@ -10,7 +10,7 @@ cd "$(dirname "$(readlink -f "$0")")/.." || exit 2
 
 declare -A ABOUT=(
   [fmt]="formatting"
-  [clippy]="lints of all targets, warnings are errors"
+  [clippy]="lints of all targets, warnings are errors; the fuzz targets compile"
   [deny]="licences, sources and duplicates of dependencies (cargo-deny)"
   [unit]="unit, contract and documentation tests"
   [build]="the release binary"
@@ -118,7 +118,11 @@ tools() {
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 stage_fmt() { cargo fmt --all --check; }
-stage_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
+stage_clippy() {
+  cargo clippy --locked --workspace --all-targets -- -D warnings || return
+  # Running the fuzz targets needs a nightly compiler; that they compile is checked with any.
+  cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target
+}
 stage_deny() {
   tool "cargo-deny-$DENY" bin/cargo-deny build_deny \
     && "$CACHE/cargo-deny-$DENY/bin/cargo-deny" --workspace --config .deny.toml check licenses bans sources
