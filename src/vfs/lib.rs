@@ -33,7 +33,10 @@ mod operation;
 mod readahead;
 mod reader;
 mod recent;
+mod resent;
 mod seek;
+mod segment;
+mod successor;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -60,8 +63,10 @@ pub use files::Opened;
 pub use handles::HandleId;
 pub use kernel::KernelCache;
 pub use operation::{Op, OpStats};
+pub use segment::Segment;
 pub use stead_meta::ops::{Caller, FlockRequest, LOCK_EOF, NewNode, SetAttr, SetTime, StatFs, XattrFlag};
 pub use stead_meta::records::{Attr, LockKind, LockRange, NodeType};
+pub use successor::Inherited;
 
 use accesslog::AccessLog;
 use compact::Compactions;
@@ -103,8 +108,28 @@ pub struct Vfs {
 }
 
 impl Vfs {
-    /// Puts the layers together and starts the background work. Must be called inside a tokio runtime.
+    /// [`Vfs::over`] memory of this process alone: what is open goes with it.
+    ///
+    /// # Panics
+    /// Without memory for the handles.
     pub fn new(config: VfsConfig, meta: Arc<Meta>, chunks: Arc<ChunkStore>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::over(Segment::private().expect("address space for the handles"), config, meta, chunks, clock)
+    }
+
+    /// Puts the layers together and starts the background work. What is open is kept in `segment`; what is open there
+    /// already is for [`Vfs::inherit`]. Must be called inside a tokio runtime, before anything is made by `meta`.
+    pub fn over(
+        segment: Segment,
+        config: VfsConfig,
+        meta: Arc<Meta>,
+        chunks: Arc<ChunkStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let segment = Arc::new(segment);
+        meta.on_inodes(Box::new({
+            let segment = Arc::clone(&segment);
+            move |batch| segment.note_inodes(batch)
+        }));
         let vfs = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             names: Names::new(&config, meta.options().subdir.is_some()),
@@ -113,7 +138,7 @@ impl Vfs {
             meta,
             chunks,
             clock,
-            handles: HandleTable::new(),
+            handles: HandleTable::new(segment),
             inodes: InodeTable::default(),
             recent: RecentChanges::new(),
             locks: LockTable::default(),
@@ -144,6 +169,11 @@ impl Vfs {
     /// Numbers of the operations so far.
     pub fn stats(&self) -> &OpStats {
         &self.stats
+    }
+
+    /// The memory that a successor needs.
+    pub fn segment(&self) -> &Segment {
+        self.handles.segment()
     }
 
     /// Open handles.

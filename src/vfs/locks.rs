@@ -326,8 +326,11 @@ impl Vfs {
     }
 
     /// A process closes a descriptor of the file: all its locks on ranges go, as POSIX wants it.
-    pub(crate) async fn unlock_process(&self, fh: HandleId, ino: Ino, owner: u64) -> Result<()> {
-        if !self.locks.take_ranges(ino, owner) {
+    pub(crate) async fn unlock_process(&self, fh: HandleId, handle: &Handle, owner: u64) -> Result<()> {
+        let ino = handle_ino(handle);
+        // What was locked for a process before this one only the engine knows.
+        let unknown = matches!(handle, Handle::File(file) if file.inherited) && self.enable_locks();
+        if !self.locks.take_ranges(ino, owner) && !unknown {
             return Ok(());
         }
         let undo = Request::everything(owner);
