@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -15,7 +16,11 @@ use crate::reply::Answer;
 
 /// The descriptor.
 #[derive(Debug)]
-pub(crate) struct Device(File);
+pub(crate) struct Device {
+    file: File,
+    /// Nothing is answered any more.
+    silent: AtomicBool,
+}
 
 /// What there was to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +37,18 @@ impl Device {
     /// Makes the descriptor, wherever else it is open, one that does not wait.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-        Ok(Self(fd.into()))
+        Ok(Self { file: fd.into(), silent: AtomicBool::new(false) })
+    }
+
+    /// From here on nothing is answered: what is open is for another process.
+    pub(crate) fn silence(&self) {
+        self.silent.store(true, Ordering::Release);
     }
 
     /// Puts a request into `buffer`, if there is one.
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
-            let error = match (&self.0).read(buffer) {
+            let error = match (&self.file).read(buffer) {
                 Ok(0) => return Ok(Received::Unmounted),
                 Ok(size) => return Ok(Received::Request(size)),
                 Err(error) => error,
@@ -59,7 +69,7 @@ impl Device {
             match self.try_receive(buffer)? {
                 Received::Request(size) => return Ok(Some(size)),
                 Received::Unmounted => return Ok(None),
-                Received::Nothing => match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+                Received::Nothing => match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], None) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 },
@@ -69,6 +79,9 @@ impl Device {
 
     /// Answers the request `unique`.
     pub(crate) fn reply(&self, unique: u64, answer: &Answer) {
+        if self.silent.load(Ordering::Acquire) {
+            return;
+        }
         let (error, body) = match answer {
             Ok(body) => (0, body.as_bytes()),
             Err(errno) => (-errno.0, &[][..]),
@@ -96,18 +109,18 @@ impl Device {
             count += 1;
         }
         // The kernel takes a message whole or not at all.
-        (&self.0).write_vectored(&slices[..count]).map(|_whole| ())
+        (&self.file).write_vectored(&slices[..count]).map(|_whole| ())
     }
 }
 
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 
 impl AsRawFd for Device {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 }

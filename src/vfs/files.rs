@@ -233,12 +233,13 @@ impl Vfs {
     pub async fn write(&self, caller: &Caller, fh: HandleId, offset: u64, data: &[u8]) -> Result<u32> {
         let handle = self.handles.get(fh)?;
         loop {
+            let thawed = self.thawed.notified();
             let room = self.chunks.budget().reserve(data.len() as u64);
             // No room for long may mean that nothing can be written back: then that is the answer.
             match tokio::time::timeout(WAIT_FOR_ROOM, room).await {
                 Ok(_room) => match self.write_unless_frozen(caller, fh, offset, data) {
                     Some(answer) => return answer,
-                    None => return std::future::pending().await,
+                    None => thawed.await,
                 },
                 Err(_elapsed) => match &*handle {
                     Handle::File(file) => file.check_lost().and_then(|()| file.take_failure())?,
@@ -337,7 +338,7 @@ impl Vfs {
                     warn!(%ino, errno = errno.name(), "data could not be committed when the file was closed; trying on");
                 }
                 file.inode.writer.closed(&file.mark);
-                self.unlock_handle(fh, ino).await;
+                self.unlock_handle(fh, file).await;
                 self.inodes.close(ino);
                 self.closed(ino).await;
             }

@@ -48,9 +48,10 @@ use std::time::Instant;
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
-use stead_base::{Clock, Ino, Tasks, Timestamp};
+use stead_base::{Clock, Ino, SessionId, Tasks, Timestamp};
 use stead_chunk::ChunkStore;
 use stead_meta::Meta;
+use tokio::sync::Notify;
 use tracing::warn;
 
 pub use attr::{Attributes, Entry, kind_of, st_mode, type_bits};
@@ -103,8 +104,9 @@ pub struct Vfs {
     stats: OpStats,
     compactions: Compactions,
     tasks: Tasks,
-    /// Held for reading while a write takes effect; true once no write is to be acknowledged any more.
+    /// Held for reading while a write takes effect; true while no write is to be acknowledged.
     frozen: RwLock<bool>,
+    thawed: Notify,
 }
 
 impl Vfs {
@@ -151,6 +153,7 @@ impl Vfs {
             compactions: Compactions::default(),
             tasks: Tasks::new(),
             frozen: RwLock::new(false),
+            thawed: Notify::new(),
         });
         background::start(&vfs);
         vfs
@@ -171,6 +174,11 @@ impl Vfs {
         &self.stats
     }
 
+    /// The session with the engine, which a successor goes on with; [`SessionId::NONE`] for a read-only mount.
+    pub fn session(&self) -> SessionId {
+        self.meta.session()
+    }
+
     /// The memory that a successor needs.
     pub fn segment(&self) -> &Segment {
         self.handles.segment()
@@ -186,10 +194,16 @@ impl Vfs {
         self.published.write().insert(section.to_owned(), content);
     }
 
-    /// From here on no write is answered any more, neither with success nor with an error: whoever serves next answers it,
+    /// From here on no write is answered, neither with success nor with an error: whoever serves next answers it,
     /// or the kernel does when the connection ends. Writes that were answered are kept by [`Vfs::drain`].
     pub fn freeze(&self) {
         *self.frozen.write() = true;
+    }
+
+    /// Writes are answered again after [`Vfs::freeze`], those that have come meanwhile among them.
+    pub fn thaw(&self) {
+        *self.frozen.write() = false;
+        self.thawed.notify_waiters();
     }
 
     /// Stops the background work after everything written is committed. The first failure is returned; data that could
