@@ -17,6 +17,7 @@ use stead_tests::csi::{Services, Workers};
 use stead_tests::pattern;
 use stead_tests::process::{eventually, signal_to};
 use stead_tests::{Engine, pause, tools};
+use tonic::Code;
 
 use handover::load::{Load, Report};
 
@@ -39,6 +40,7 @@ fn outlives_everybody(workers: Workers) {
     let volume = services.create("handover");
     let target = services.publish(&volume);
 
+    new_credentials(&services, &volume, &target);
     let load = Load::start(&target, "replaced");
     for _round in 0..rounds {
         pause(Duration::from_millis(200));
@@ -55,7 +57,8 @@ fn outlives_everybody(workers: Workers) {
     // It has its descriptors back: what dies now is replaced.
     let load = Load::start(&target, "killed");
     for round in 0..rounds {
-        pause(Duration::from_millis(200));
+        // A worker that dies sooner is replaced later.
+        pause(Duration::from_millis(1200));
         kill_with_open_files(&services, &volume, &target, round);
     }
     told(workers, "workers killed", rounds, &load.stop(), true, &services);
@@ -63,6 +66,25 @@ fn outlives_everybody(workers: Workers) {
     services.unpublish(&volume, &target);
     assert_eq!(services.worker(&volume), None);
     services.delete(&volume.volume_id).expect("deleted");
+}
+
+/// Published again with other credentials, the mount uses them; wrong ones are refused, and nothing changes.
+fn new_credentials(services: &Services, volume: &Volume, target: &Path) {
+    let first = services.worker(volume);
+    let publish = |member: &str, value: String| {
+        let mut request = services.publication(volume, target);
+        request.secrets.insert(member.to_owned(), value);
+        services.client.publish(request)
+    };
+    let refused = publish("secret-key", "wrong".to_owned()).expect_err("a key that opens nothing");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    std::fs::write(target.join("still"), "served").expect("the old key is in use");
+    services.client.publish(services.publication(volume, target)).expect("the same again");
+    assert_eq!(services.worker(volume), first, "for the storage no other worker is needed");
+    let elsewhere = services.secrets["metaurl"].replace("127.0.0.1", "localhost");
+    publish("metaurl", elsewhere).expect("the same engine by another name");
+    assert_ne!(services.worker(volume), first, "for the engine another worker goes on");
+    assert_eq!(std::fs::read(target.join("still")).expect("there"), b"served");
 }
 
 fn told(workers: Workers, what: &str, rounds: u64, report: &Report, may_lose: bool, services: &Services) {
@@ -98,7 +120,7 @@ fn kill_with_open_files(services: &Services, volume: &Volume, target: &Path, rou
         assert!(found == content, "what was fsynced is there");
     }
     assert_eq!(errno(dirty.write_all_at(&content, 0)), Some(EIO), "a lost write is told before more is taken");
-    assert_eq!(errno(dirty.sync_all()), Some(EIO), "and by fsync");
+    assert_eq!(errno(dirty.sync_all()), Some(EIO), "and by fsync\n{}", services.logs());
     dirty.write_all_at(&content, BLOCK as u64).expect("who was told may go on");
     dirty.sync_all().expect("durable");
     clean.write_all_at(&content, BLOCK as u64).expect("written");

@@ -115,15 +115,15 @@ impl Session {
         config: &FuseConfig,
         runtime: Handle,
     ) -> io::Result<Self> {
-        let session = Self::start(vfs, Device::new(fd)?, negotiated, config.readers, runtime)?;
-        let device = &session.server.device;
+        let device = Device::new(fd)?;
         match device.send(0, notify::INC_EPOCH, &[]) {
             Ok(()) => {}
             // Before Linux 6.16: names are looked up again when their time is over.
             Err(error) => debug!(%error, "the kernel keeps the names that it has"),
         }
+        // Before anything is read: the kernel would send that again as well, and it would be done twice.
         device.send(0, notify::RESEND, &[])?;
-        Ok(session)
+        Self::start(vfs, device, negotiated, config.readers, runtime)
     }
 
     fn start(

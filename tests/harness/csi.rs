@@ -26,7 +26,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::mount::detach;
-use crate::process::{Process, eventually, signal_to};
+use crate::process::{Process, eventually, files_below, signal_to, tail};
 use crate::servers::{Minio, Redis, free_port};
 use crate::tools;
 use crate::volume::Engine;
@@ -203,7 +203,10 @@ impl Services {
 
     /// The services' last words.
     pub fn logs(&self) -> String {
-        format!("controller:\n{}\nnode:\n{}", self.controller.log_tail(), self.node.log_tail())
+        let workers = files_below(&self.path("state/logs"));
+        let workers: Vec<String> = workers.iter().map(|log| tail(log, 120)).collect();
+        let (controller, node) = (self.controller.log_tail(), self.node.log_tail());
+        format!("controller:\n{controller}\nnode:\n{node}\nworkers:\n{}", workers.join("\n"))
     }
 }
 

@@ -17,7 +17,7 @@ use super::worker::Workers;
 use crate::error::Result;
 
 /// A worker that has served for so long did not die of its start.
-const SETTLED: Duration = Duration::from_secs(10);
+const SETTLED: Duration = Duration::from_secs(1);
 /// Before the second attempt in a row; each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
