@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use stead_csi::proto::Volume;
@@ -63,6 +63,9 @@ fn outlives_everybody(workers: Workers) {
     }
     told(workers, "workers killed", rounds, &load.stop(), true, &services);
 
+    if workers == Workers::OfRunner {
+        hangs(&services, &volume, &target);
+    }
     services.unpublish(&volume, &target);
     assert_eq!(services.worker(&volume), None);
     services.delete(&volume.volume_id).expect("deleted");
@@ -126,6 +129,17 @@ fn kill_with_open_files(services: &Services, volume: &Volume, target: &Path, rou
     clean.write_all_at(&content, BLOCK as u64).expect("written");
     clean.sync_all().expect("nothing of it was lost");
     eventually("another worker", Duration::from_secs(10), || services.worker(volume).filter(|next| *next != worker));
+}
+
+/// A worker that answers nothing is killed, and its callers get their answers from the next one.
+fn hangs(services: &Services, volume: &Volume, target: &Path) {
+    let worker = services.worker(volume).expect("it is served");
+    signal_to(worker, Signal::SIGSTOP);
+    let began = Instant::now();
+    std::fs::write(target.join("patience"), "rewarded").expect("another one answers");
+    assert_ne!(services.worker(volume), Some(worker));
+    assert_eq!(std::fs::read(target.join("patience")).expect("there"), b"rewarded");
+    println!("figure: a worker that hangs is replaced after {} s", began.elapsed().as_secs());
 }
 
 fn errno(result: io::Result<()>) -> Option<i32> {

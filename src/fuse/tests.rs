@@ -15,14 +15,14 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Whence, linkat};
-use stead_base::{Ino, SessionId, SystemClock};
+use stead_base::{SessionId, SystemClock};
 use stead_chunk::{ChunkConfig, ChunkStore};
 use stead_meta::Meta;
 use stead_meta::format::Format;
 use stead_meta::memory::MemoryStore;
 use stead_meta::ops::MetaOptions;
 use stead_object::{Failing, Fault, Op, Rule};
-use stead_vfs::{Caller, Segment, Vfs, VfsConfig};
+use stead_vfs::{Segment, Vfs, VfsConfig};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 

@@ -67,6 +67,10 @@ pub enum Message {
         /// As in [`Message::Serving`].
         session: serde_json::Value,
     },
+    /// To the worker: answer with [`Message::Alive`].
+    Ping,
+    /// From the worker, to [`Message::Ping`].
+    Alive,
     /// To the worker: use these credentials from now on. Answered by [`Message::Reconfigured`] or [`Message::Failed`].
     Reconfigure {
         /// A `MountConfig` that differs in credentials alone.
@@ -106,6 +110,8 @@ impl Message {
             Self::Adopt { .. } => "adopt",
             Self::Serving { .. } => "serving",
             Self::Resume { .. } => "resume",
+            Self::Ping => "ping",
+            Self::Alive => "alive",
             Self::Reconfigure { .. } => "reconfigure",
             Self::Reconfigured => "reconfigured",
             Self::HandOver => "hand_over",

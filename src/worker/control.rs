@@ -129,6 +129,10 @@ impl Control {
                 None if self.channel.is_some() && self.keeper.is_some() => {}
                 Some(Message::HandOver) => {}
                 None | Some(Message::Drain) => return self.end(serving, End::Stopped).await,
+                Some(Message::Ping) => {
+                    self.tell(&Message::Alive).await;
+                    continue;
+                }
                 Some(Message::Reconfigure { config }) => {
                     self.reconfigure(&mut serving, config).await;
                     continue;
@@ -182,6 +186,8 @@ impl Control {
         while let Some(channel) = &self.channel {
             match channel.recv().await {
                 Ok((message, _fds)) => return Some(message),
+                // A newer node service may say more than is understood here.
+                Err(error @ stead_keeper::Error::Protocol { .. }) => warn!(%error, "on the control socket"),
                 Err(error) => {
                     debug!(%error, "the control socket is closed; serving on");
                     self.channel = None;

@@ -66,7 +66,7 @@ async fn run<T>(stage: Stage, work: impl Future<Output = Result<T, Error>>) -> R
 /// # Errors
 /// The stage that failed and why; neither a session nor a task is left behind.
 pub async fn start(config: MountConfig, fd: OwnedFd, process: Process) -> Result<Serving, StartError> {
-    start_after(None, config, fd, process).await
+    Box::pin(start_after(None, config, fd, process)).await
 }
 
 /// What a worker leaves to the one after it.

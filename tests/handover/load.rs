@@ -81,7 +81,7 @@ impl Load {
     }
 }
 
-fn working<'a>(stop: &'a AtomicBool, report: &Report) -> bool {
+fn working(stop: &AtomicBool, report: &Report) -> bool {
     // One fault is enough to know.
     !stop.load(Ordering::Relaxed) && report.faults.len() < 5
 }

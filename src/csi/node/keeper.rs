@@ -9,7 +9,7 @@ use serde_json::Value;
 use stead_keeper::{Channel, Message, Process, mount, within};
 use stead_volume::{MountConfig, VolumeId};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::target;
@@ -23,6 +23,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After so many workers in a row that could not serve, whoever waits for the mount gets an error.
 const ATTEMPTS: u32 = 12;
+
+/// How often a worker is asked whether it is there.
+const PING: Duration = Duration::from_secs(5);
+/// A worker that answers nothing for so long hangs.
+const HUNG: Duration = Duration::from_secs(30);
+/// How long a process may take to end that was killed.
+const DYING: Duration = Duration::from_secs(10);
 
 /// A worker that serves, and what the one after it needs.
 pub(crate) struct Kept {
@@ -81,14 +88,14 @@ impl KeeperHandle {
     pub(crate) async fn settled(&self, limit: Duration) -> Health {
         let mut health = self.health.clone();
         let settled = health.wait_for(|health| *health != Health::Waiting);
-        drop(tokio::time::timeout(limit, settled).await);
+        drop(timeout(limit, settled).await);
         *self.health.borrow()
     }
 
     /// Waits for the end of the last worker; false when it still runs after `limit`.
     pub(crate) async fn ended_within(&self, limit: Duration) -> bool {
         let mut health = self.health.clone();
-        tokio::time::timeout(limit, health.wait_for(|health| *health == Health::Ended)).await.is_ok()
+        timeout(limit, health.wait_for(|health| *health == Health::Ended)).await.is_ok()
     }
 }
 
@@ -151,22 +158,31 @@ impl Keeper {
     /// Serves the worker's needs until its process is gone.
     async fn attend(&mut self) -> Left {
         let mut left = Left::Died;
+        let mut pings = interval_at(Instant::now() + PING, PING);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
         loop {
             tokio::select! {
                 message = self.kept.channel.recv() => match message {
-                    Ok((Message::Drained, _)) => left = Left::ForGood,
-                    Ok((Message::HandedOver, _)) => left = Left::HandedOver,
-                    Ok((Message::Reconfigured, _)) => self.answer(Ok(())),
-                    Ok((Message::Failed { stage, error, exit_code }, _)) => {
-                        if matches!(&*stage, "serve" | "drain") {
-                            left = Left::ForGood;
-                        }
-                        self.answer(Err(self.workers.failed(&self.id, &stage, &error, Some(exit_code))));
+                    Ok((message, _fds)) => {
+                        heard = Instant::now();
+                        self.hear(message, &mut left);
                     }
-                    Ok((other, _)) => warn!(volume = %self.id, message = other.kind(), "unexpected from a worker"),
                     Err(_closed) => break,
                 },
                 Some(command) = self.commands.recv() => self.obey(command).await,
+                _ = pings.tick() => {
+                    // Whoever flushes at its end, or before a handover, has no time to answer.
+                    if self.draining || self.asked.is_some() {
+                        heard = Instant::now();
+                    }
+                    if heard.elapsed() >= HUNG {
+                        self.end_hung().await;
+                        heard = Instant::now();
+                    }
+                    // One that is gone shows by its channel.
+                    let _gone = self.kept.channel.send(&Message::Ping, &[]).await;
+                }
             }
         }
         loop {
@@ -174,6 +190,40 @@ impl Keeper {
                 () = self.kept.process.ended() => return left,
                 Some(command) = self.commands.recv() => self.obey(command).await,
             }
+        }
+    }
+
+    fn hear(&mut self, message: Message, left: &mut Left) {
+        match message {
+            Message::Alive => {}
+            Message::Drained => *left = Left::ForGood,
+            Message::HandedOver => *left = Left::HandedOver,
+            Message::Reconfigured => self.answer(Ok(())),
+            Message::Failed { stage, error, exit_code } => {
+                if matches!(&*stage, "serve" | "drain") {
+                    *left = Left::ForGood;
+                }
+                self.answer(Err(self.workers.failed(&self.id, &stage, &error, Some(exit_code))));
+            }
+            other => warn!(volume = %self.id, message = other.kind(), "unexpected from a worker"),
+        }
+    }
+
+    /// Kills a worker that answers nothing: the next one answers instead. If it cannot be killed from here, whoever waits
+    /// for the mount gets an error.
+    async fn end_hung(&self) {
+        error!(volume = %self.id, "the worker has answered nothing for {HUNG:?}: killing it");
+        self.kept.process.signal(Signal::SIGKILL);
+        if timeout(DYING, self.kept.process.ended()).await.is_err() {
+            self.abort().await;
+        }
+    }
+
+    async fn abort(&self) {
+        error!(volume = %self.id, "giving the mount up: whoever uses it gets an error");
+        let dir = self.workers.mount_point(&self.id);
+        if let Err(error) = within("abort", target::SYSCALL, move || mount::abort(&dir)).await {
+            warn!(volume = %self.id, %error, "cannot abort the mount");
         }
     }
 
@@ -238,11 +288,7 @@ impl Keeper {
                 }
             }
         }
-        error!(volume = %self.id, "giving the mount up: whoever uses it gets an error");
-        let dir = self.workers.mount_point(&self.id);
-        if let Err(error) = within("abort", target::SYSCALL, move || mount::abort(&dir)).await {
-            warn!(volume = %self.id, %error, "cannot abort the mount");
-        }
+        self.abort().await;
         false
     }
 
@@ -304,14 +350,4 @@ fn refreshed(old: &MountConfig, new: &MountConfig) -> Option<(MountConfig, Messa
 pub(crate) struct Told {
     pub(crate) session: Value,
     pub(crate) segment: Option<OwnedFd>,
-}
-
-impl Told {
-    /// Reads the first answer of a worker.
-    pub(crate) fn parse(message: Message, mut fds: Vec<OwnedFd>) -> std::result::Result<(u32, Self), Message> {
-        match message {
-            Message::Serving { pid, session } => Ok((pid, Self { session, segment: fds.pop() })),
-            other => Err(other),
-        }
-    }
 }

@@ -29,7 +29,12 @@ case "$message" in
     *die-please*) echo "cannot go on" >&2; exit 1 ;;
 esac
 printf '{"type":"serving","pid":%d}' $$ >&3
-receive
+while receive; do
+    case "$message" in
+        *ping*) printf '{"type":"alive"}' >&3 ;;
+        *) break ;;
+    esac
+done
 "#;
 
 struct TestNode {

@@ -132,13 +132,11 @@ impl Workers {
     async fn hand_over(&self, id: &VolumeId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<(u32, Told)> {
         channel.send(order, fds).await?;
         match tokio::time::timeout(START, channel.recv()).await {
-            Ok(Ok((message, fds))) => match Told::parse(message, fds) {
-                Ok(told) => Ok(told),
-                Err(Message::Failed { stage, error, exit_code }) => {
-                    Err(self.failed(id, &stage, &error, Some(exit_code)))
-                }
-                Err(other) => Err(self.failed(id, "start", &format!("unexpected answer {}", other.kind()), None)),
-            },
+            Ok(Ok((Message::Serving { pid, session }, mut fds))) => Ok((pid, Told { session, segment: fds.pop() })),
+            Ok(Ok((Message::Failed { stage, error, exit_code }, _))) => {
+                Err(self.failed(id, &stage, &error, Some(exit_code)))
+            }
+            Ok(Ok((other, _))) => Err(self.failed(id, "start", &format!("unexpected answer {}", other.kind()), None)),
             Ok(Err(stead_keeper::Error::Closed)) => {
                 let tail = tail(&self.state.log(id));
                 Err(self.failed(id, "start", &format!("it ended without an answer: {tail}"), None))
@@ -158,6 +156,9 @@ impl Workers {
         };
         let id = id.ok_or_else(|| refused("no volume is mounted there"))?;
         let recorded = self.state.load_worker(&id)?;
+        if self.keeper(&id).is_some() {
+            return Err(refused("the mount is kept already"));
+        }
         if peer.uid != self.launcher.uid() {
             return Err(refused("workers run as another user"));
         }
