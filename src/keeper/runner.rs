@@ -74,3 +74,55 @@ async fn start(launch: &WorkerLaunch, channel: Channel, peer: Peer) -> Result<(i
     channel.send(&Message::Started, &[process.as_fd().as_raw_fd()]).await?;
     Ok((pid, child))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A stand-in for the program: answers what comes first, then waits for its end.
+    const SCRIPT: &str = "#!/bin/sh\n\
+        trap 'exit 0' TERM\n\
+        echo \"worker $(id -u)\"\n\
+        while ! dd bs=131072 count=1 <&3 2>/dev/null | grep -q drain; do sleep 0.02; done\n\
+        printf '{\"type\":\"drained\"}' >&3\n";
+
+    #[tokio::test]
+    async fn whoever_connects_gets_a_worker_at_the_other_end() {
+        let dir = tempfile::tempdir_in("/tmp").expect("a place");
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open.clone()).expect("ours");
+        let (exe, socket, log) = (dir.path().join("worker"), dir.path().join("runner.sock"), dir.path().join("log"));
+        std::fs::write(&exe, SCRIPT).expect("new");
+        std::fs::set_permissions(&exe, open).expect("ours");
+        let launch = WorkerLaunch { exe, uid: 65534, gid: 65534 };
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let runner = tokio::spawn({
+            let socket = socket.clone();
+            async move { run(&socket, launch, async { drop(stopped.await) }).await }
+        });
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let channel = Channel::connect(&socket).expect("it listens");
+        let file = File::create(&log).expect("new");
+        channel.send(&Message::Start, &[file.as_raw_fd()]).await.expect("sent");
+        let (message, mut fds) = channel.recv().await.expect("answered");
+        assert_eq!((message, fds.len()), (Message::Started, 1));
+        let process = Process::of(fds.remove(0)).expect("a process");
+        channel.send(&Message::Drain, &[]).await.expect("the worker listens");
+        assert_eq!(channel.recv().await.expect("it answers").0, Message::Drained);
+        tokio::time::timeout(Duration::from_secs(5), process.ended()).await.expect("ended");
+        let uid = if nix::unistd::geteuid().is_root() { 65534 } else { nix::unistd::geteuid().as_raw() };
+        assert_eq!(std::fs::read_to_string(&log).expect("readable"), format!("worker {uid}\n"));
+
+        let wrong = Channel::connect(&socket).expect("it listens");
+        wrong.send(&Message::Drain, &[]).await.expect("sent");
+        assert!(matches!(wrong.recv().await, Err(Error::Closed)), "only a start starts a worker");
+        drop(stop);
+        runner.await.expect("ends").expect("well");
+        assert!(Channel::connect(&socket).is_err());
+    }
+}
