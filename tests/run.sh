@@ -20,14 +20,15 @@ declare -A ABOUT=(
   [background]="stead mount -d; SIGTERM"
   [model]="random operations and crashes on mounts and in memory, compared with a small model after each step"
   [crash]="kill -9 of the worker under a verifying load"
+  [handover]="workers replaced and killed, node service restarted, under a verifying load of a pod"
   [faults]="kill -9 at every named step; engine, store and disks that fail; two clients killed in turn"
   [apps]="stress-ng, dbench, fio, git, cargo, SQLite and PostgreSQL on a mount"
   [posix]="pjdfstest 0.2.2 and fsx 0.3.2"
   [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers; a directory of 200,000 entries"
 )
 # Minutes after which a suite is stopped, so that a hang costs minutes: well above what it takes on two processors.
-declare -A BUDGET=([unit]=25 [sanity]=5 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [faults]=15 [apps]=15 [posix]=20 [tree]=15)
-STAGES=(fmt clippy deny unit build sanity compat badinput background model crash faults apps posix tree)
+declare -A BUDGET=([unit]=25 [sanity]=5 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [handover]=8 [faults]=15 [apps]=15 [posix]=20 [tree]=15)
+STAGES=(fmt clippy deny unit build sanity compat badinput background model crash handover faults apps posix tree)
 PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr e2fsprogs python3-venv sqlite3 jq openssl
   stress-ng dbench fio postgresql)
 GO_FALLBACK=go1.26.8
@@ -163,7 +164,7 @@ suite() {
   STEAD_BIN=$WORK/bin/stead \
     limited "$1" cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1 "${FULL[@]}"
 }
-for name in sanity compat badinput background model crash faults apps posix tree; do
+for name in sanity compat badinput background model crash handover faults apps posix tree; do
   eval "stage_$name() { suite $name; }"
 done
 

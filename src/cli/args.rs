@@ -101,8 +101,10 @@ pub(crate) enum Command {
     Destroy(DestroyArgs),
     /// Serve the CSI identity and controller services on a unix socket
     Controller(ControllerArgs),
-    /// Serve the CSI identity and node services on a unix socket; mounts volumes, so it needs root
+    /// Serve the CSI identity and node services on a unix socket; mounts volumes, so it needs root. SIGHUP replaces workers
     Node(NodeArgs),
+    /// Start workers for a node service that runs elsewhere; needs no privilege
+    Runner(RunnerArgs),
     /// Serve one mount whose FUSE descriptor comes over a socket; started by `stead node`
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -292,6 +294,25 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "UID", default_value_t = 65532)]
     pub(crate) worker_uid: u32,
     /// Group that workers run as
+    #[arg(long, value_name = "GID", default_value_t = 65532)]
+    pub(crate) worker_gid: u32,
+    /// Program of workers, read anew for each [default: this program]
+    #[arg(long, value_name = "FILE", conflicts_with = "runner_socket")]
+    pub(crate) worker_exe: Option<PathBuf>,
+    /// Have workers started by the runner that listens here (`stead runner`)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) runner_socket: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunnerArgs {
+    /// The socket to listen on; workers find the node service in the same directory
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// User that workers run as, if this is root
+    #[arg(long, value_name = "UID", default_value_t = 65532)]
+    pub(crate) worker_uid: u32,
+    /// Group that workers run as, if this is root
     #[arg(long, value_name = "GID", default_value_t = 65532)]
     pub(crate) worker_gid: u32,
 }

@@ -56,6 +56,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Warmup(args) => warmup::run(&args).await,
         Command::Controller(args) => services::controller(args).await,
         Command::Node(args) => services::node(args).await,
+        Command::Runner(args) => services::runner(args).await,
         Command::Worker(args) => services::worker(&args).await,
         Command::Quickstart(args) => quickstart::run(args).await,
         Command::Completion(args) => completion::run(&args),

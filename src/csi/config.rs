@@ -27,4 +27,18 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// How workers are started.
     pub worker: WorkerLaunch,
+    /// Where.
+    pub mode: WorkerMode,
+}
+
+/// Where workers run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerMode {
+    /// As processes that the node service starts.
+    Process,
+    /// As processes that a runner starts (`stead runner`), which may have no privilege at all.
+    Runner {
+        /// Where the runner listens. Workers find the node service in the same directory.
+        socket: PathBuf,
+    },
 }

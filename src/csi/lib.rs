@@ -19,10 +19,11 @@ use std::sync::Arc;
 
 use stead_base::SystemClock;
 use stead_volume::Volumes;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-pub use config::{ControllerConfig, NodeConfig, WorkerLaunch};
+pub use config::{ControllerConfig, NodeConfig, WorkerLaunch, WorkerMode};
 pub use server::ServeError;
 
 use proto::controller_server::ControllerServer;
@@ -40,14 +41,24 @@ pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -
     server::serve(&config.endpoint, routes, stop).await
 }
 
-/// Serves a node until `stop` is cancelled. Mounts and their workers stay.
+/// Serves a node until `stop` is cancelled. Mounts and their workers stay. Each notice of `replace` has all workers replaced
+/// by new ones, which go on with the mounts.
 ///
 /// # Errors
 /// A socket or a state directory that cannot be used.
-pub async fn run_node(config: NodeConfig, stop: CancellationToken) -> Result<(), ServeError> {
+pub async fn run_node(config: NodeConfig, stop: CancellationToken, replace: Arc<Notify>) -> Result<(), ServeError> {
     let endpoint = config.endpoint.clone();
     let identity = identity::IdentityService::node(&config.driver_name, &config.state_dir);
     let node = node::NodeService::open(config).map_err(|error| ServeError::State(error.to_string()))?;
-    let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node));
-    server::serve(&endpoint, routes, stop).await
+    let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node.clone()));
+    let replacing = async {
+        loop {
+            replace.notified().await;
+            node.replace_workers().await;
+        }
+    };
+    tokio::select! {
+        served = server::serve(&endpoint, routes, stop) => served,
+        () = replacing => Ok(()),
+    }
 }

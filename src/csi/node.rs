@@ -1,7 +1,10 @@
 //! The Node service: volumes mounted on this machine.
 
+mod keeper;
+mod launcher;
 mod process;
 mod publish;
+mod resume;
 mod state;
 mod stats;
 mod target;
@@ -27,6 +30,7 @@ use crate::proto::node_service_capability::rpc::Type as RpcType;
 use crate::proto::node_service_capability::{Rpc, Type};
 use crate::rpc::answer;
 
+use launcher::Launcher;
 use publish::{Publication, Publisher};
 use state::StateDir;
 use stats::Stats;
@@ -50,9 +54,15 @@ impl NodeService {
     /// Opens the state directory; goes on with the mounts that are there.
     pub(crate) fn open(config: NodeConfig) -> Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
-        let workers = Workers::new(config.worker, state.clone());
+        let workers = Workers::new(Launcher::new(config.mode, config.worker), state.clone());
+        resume::listen(&workers)?;
         let publisher = Publisher { state, workers };
         Ok(Self { node_id: config.node_id, publisher, stats: Stats::default(), locks: Locks::default() })
+    }
+
+    /// Replaces every worker by one of the program that is configured.
+    pub(crate) async fn replace_workers(&self) {
+        self.publisher.workers.replace_all().await;
     }
 
     async fn publish(self, request: proto::NodePublishVolumeRequest) -> Result<proto::NodePublishVolumeResponse> {

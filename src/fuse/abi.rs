@@ -82,6 +82,8 @@ pub(crate) mod init {
 pub(crate) mod notify {
     pub(crate) const INVAL_INODE: i32 = 2;
     pub(crate) const INVAL_ENTRY: i32 = 3;
+    pub(crate) const RESEND: i32 = 7;
+    pub(crate) const INC_EPOCH: i32 = 8;
 }
 
 /// Bits of [`SetattrIn::valid`].
@@ -106,6 +108,8 @@ pub(crate) mod fopen {
 /// In [`LkIn::lk_flags`]: flock(2), not fcntl(2).
 pub(crate) const LK_FLOCK: u32 = 1 << 0;
 pub(crate) const FSYNC_FDATASYNC: u32 = 1 << 0;
+/// In [`ReleaseIn::release_flags`]: the open file has a flock(2).
+pub(crate) const RELEASE_FLOCK_UNLOCK: u32 = 1 << 1;
 /// Set in `unique` of a request that another process had read before (`FUSE_NOTIFY_RESEND`).
 pub(crate) const UNIQUE_RESEND: u64 = 1 << 63;
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -20,6 +21,8 @@ pub(crate) struct Device {
     file: File,
     /// Told of each request and answer.
     pub(crate) vigil: Vigil,
+    /// Nothing is answered any more.
+    silent: AtomicBool,
 }
 
 /// What there was to read.
@@ -37,7 +40,12 @@ impl Device {
     /// Makes the descriptor, wherever else it is open, one that does not wait.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-        Ok(Self { file: fd.into(), vigil: Vigil::default() })
+        Ok(Self { file: fd.into(), vigil: Vigil::default(), silent: AtomicBool::new(false) })
+    }
+
+    /// From here on nothing is answered: what is open is for another process.
+    pub(crate) fn silence(&self) {
+        self.silent.store(true, Ordering::Release);
     }
 
     /// Puts a request into `buffer`, if there is one.
@@ -77,6 +85,9 @@ impl Device {
 
     /// Answers the request `unique`.
     pub(crate) fn reply(&self, unique: u64, answer: &Answer) {
+        if self.silent.load(Ordering::Acquire) {
+            return;
+        }
         let (error, body) = match answer {
             Ok(body) => (0, body.as_bytes()),
             Err(errno) => (-errno.0, &[][..]),

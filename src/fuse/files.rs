@@ -40,6 +40,9 @@ pub(crate) async fn syncfs(cx: Context) -> Answer {
 }
 
 pub(crate) async fn release(cx: Context, release: abi::ReleaseIn) -> Answer {
+    if release.release_flags & abi::RELEASE_FLOCK_UNLOCK != 0 {
+        cx.vfs.flock_goes(release.fh, release.lock_owner);
+    }
     cx.vfs.release(&cx.caller, release.fh).await.map(reply::done)
 }
 

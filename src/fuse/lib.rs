@@ -5,7 +5,7 @@
 //! costs one read(2) and one writev(2), and data is copied once: by us out of the request, by the kernel out of the answer.
 //!
 //! FORGET needs no answer and leads to nothing, since nothing is kept for inodes that are merely known: node id = inode
-//! number. A session ends when the mount does, and cannot be given up before.
+//! number. A session ends when the mount does; before that it can be suspended and left to another process.
 
 mod abi;
 mod device;
@@ -24,4 +24,4 @@ mod tests;
 mod vigil;
 
 pub use init::Negotiated;
-pub use session::{FuseConfig, Session};
+pub use session::{FuseConfig, Session, Unanswered};

@@ -38,22 +38,29 @@ pub(crate) enum OnInterrupt {
 
 /// The requests that wait, by number.
 #[derive(Debug, Default)]
-pub(crate) struct Pending(Mutex<HashMap<u64, Arc<Notify>>>);
+pub(crate) struct Pending(Mutex<HashMap<u64, (OnInterrupt, Arc<Notify>)>>);
 
 impl Pending {
     /// Announces a request that will wait. To be called before anybody else can know of it.
-    pub(crate) fn enter(self: &Arc<Self>, unique: u64) -> Waiting {
+    pub(crate) fn enter(self: &Arc<Self>, unique: u64, policy: OnInterrupt) -> Waiting {
         let interrupted = Arc::new(Notify::new());
         let key = unique & !UNIQUE_RESEND;
-        self.0.lock().insert(key, Arc::clone(&interrupted));
-        Waiting { pending: Arc::clone(self), key, interrupted, left: AtomicBool::new(false) }
+        self.0.lock().insert(key, (policy, Arc::clone(&interrupted)));
+        Waiting { pending: Arc::clone(self), key, policy, interrupted, left: AtomicBool::new(false) }
     }
 
     /// The kernel takes a request back. `false`: there is no such request, or not yet.
     pub(crate) fn interrupt(&self, unique: u64) -> bool {
         let waiting = self.0.lock();
         let interrupted = waiting.get(&(unique & !UNIQUE_RESEND));
-        interrupted.inspect(|interrupted| interrupted.notify_one()).is_some()
+        interrupted.inspect(|(_policy, interrupted)| interrupted.notify_one()).is_some()
+    }
+
+    /// Whether anything waits; with `changing`, only what must run to its end counts.
+    pub(crate) fn is_empty(&self, changing: bool) -> bool {
+        let waiting = self.0.lock();
+        let counts = |policy: OnInterrupt| !changing || matches!(policy, OnInterrupt::Finish | OnInterrupt::Leave);
+        !waiting.values().any(|(policy, _interrupted)| counts(*policy))
     }
 }
 
@@ -61,14 +68,15 @@ impl Pending {
 pub(crate) struct Waiting {
     pending: Arc<Pending>,
     key: u64,
+    policy: OnInterrupt,
     interrupted: Arc<Notify>,
     left: AtomicBool,
 }
 
 impl Waiting {
-    /// Runs `work` to its end, or until it is interrupted in the way that `policy` allows.
-    pub(crate) async fn run(&self, work: &mut BoxFuture<'static, Answer>, policy: OnInterrupt) -> Answer {
-        let patience = match policy {
+    /// Runs `work` to its end, or until it is interrupted in the way that its policy allows.
+    pub(crate) async fn run(&self, work: &mut BoxFuture<'static, Answer>) -> Answer {
+        let patience = match self.policy {
             OnInterrupt::Finish => return work.await,
             OnInterrupt::End => Duration::ZERO,
             OnInterrupt::EndLater | OnInterrupt::Leave => PATIENCE,
@@ -115,9 +123,10 @@ mod tests {
     async fn a_wait_ends_when_it_is_interrupted() {
         let pending_requests = Arc::new(Pending::default());
         assert!(!pending_requests.interrupt(4), "not known yet");
-        let waiting = pending_requests.enter(4);
+        let waiting = pending_requests.enter(4, OnInterrupt::End);
+        assert!(!pending_requests.is_empty(false) && pending_requests.is_empty(true));
         assert!(pending_requests.interrupt(4 | UNIQUE_RESEND));
-        assert_eq!(waiting.run(&mut never(), OnInterrupt::End).await.unwrap_err(), Errno::EINTR);
+        assert_eq!(waiting.run(&mut never()).await.unwrap_err(), Errno::EINTR);
         drop(waiting);
         assert!(!pending_requests.interrupt(4), "forgotten");
     }
@@ -125,17 +134,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_that_ends_in_its_time_is_not_disturbed() {
         let pending_requests = Arc::new(Pending::default());
-        let waiting = pending_requests.enter(4);
+        let waiting = pending_requests.enter(4, OnInterrupt::EndLater);
         pending_requests.interrupt(4);
         let mut short: BoxFuture<'static, Answer> = Box::pin(async {
             tokio::time::sleep(PATIENCE / 2).await;
             Ok(Body::EMPTY)
         });
-        waiting.run(&mut short, OnInterrupt::EndLater).await.unwrap();
+        waiting.run(&mut short).await.unwrap();
         assert!(!waiting.was_left());
         pending_requests.interrupt(4);
         let began = Instant::now();
-        assert_eq!(waiting.run(&mut never(), OnInterrupt::EndLater).await.unwrap_err(), Errno::EINTR);
+        assert_eq!(waiting.run(&mut never()).await.unwrap_err(), Errno::EINTR);
         assert_eq!(began.elapsed(), PATIENCE);
         assert!(waiting.was_left());
     }

@@ -11,7 +11,7 @@ use stead_vfs::{Caller, Vfs};
 use tokio::runtime::Handle;
 use tracing::{debug, error};
 
-use crate::abi::{self, InHeader};
+use crate::abi::{self, InHeader, UNIQUE_RESEND};
 use crate::device::Device;
 use crate::pending::{OnInterrupt, Pending};
 use crate::reply::{Answer, Body};
@@ -22,8 +22,8 @@ use crate::{files, locks, names};
 pub(crate) struct Server {
     pub(crate) device: Arc<Device>,
     vfs: Arc<Vfs>,
-    runtime: Handle,
-    pending: Arc<Pending>,
+    pub(crate) runtime: Handle,
+    pub(crate) pending: Arc<Pending>,
 }
 
 /// When a request is answered.
@@ -115,7 +115,8 @@ impl Server {
     }
 
     fn context(&self, header: &InHeader) -> Context {
-        let caller = Caller::new(header.uid, header.gid, header.pid);
+        let again = header.unique & UNIQUE_RESEND != 0;
+        let caller = Caller::new(header.uid, header.gid, header.pid).asking(header.unique & !UNIQUE_RESEND, again);
         Context { vfs: Arc::clone(&self.vfs), caller, node: Ino(header.nodeid) }
     }
 
@@ -147,10 +148,10 @@ impl Server {
             Some(Poll::Ready(answer)) => self.answer(unique, &answer),
             None => self.answer(unique, &Err(Errno::EIO)),
             Some(Poll::Pending) => {
-                let (device, waiting) = (Arc::clone(&self.device), self.pending.enter(unique));
+                let (device, waiting) = (Arc::clone(&self.device), self.pending.enter(unique, policy));
                 // The task polls again before it sleeps, so the waker of the first poll may have been woken in vain.
                 self.runtime.spawn(async move {
-                    let answer = AssertUnwindSafe(waiting.run(&mut work, policy)).catch_unwind().await;
+                    let answer = AssertUnwindSafe(waiting.run(&mut work)).catch_unwind().await;
                     let unfinished = policy == OnInterrupt::Leave && waiting.was_left();
                     drop(waiting);
                     // Before the answer: who asks again must not find what was given up.

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stead_vfs::Vfs;
 use tokio::io::Interest;
@@ -14,10 +15,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::yield_now;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use zerocopy::IntoBytes as _;
 
-use crate::abi;
+use crate::abi::{self, notify};
 use crate::device::{Device, Received};
 use crate::init::{Negotiated, wanted_for};
 use crate::notify::Notifier;
@@ -62,12 +64,36 @@ impl Default for FuseConfig {
 }
 
 /// A session that is being served.
-#[derive(Debug)]
 pub struct Session {
     negotiated: Negotiated,
-    /// How each reader ended; closed when the last one has.
+    server: Arc<Server>,
+    requests: Arc<Mutex<AsyncFd<Arc<Device>>>>,
+    readers: Readers,
+}
+
+/// The tasks that read requests.
+struct Readers {
+    /// How many there are to be.
+    wanted: usize,
+    running: usize,
+    stop: CancellationToken,
+    end: mpsc::UnboundedSender<io::Result<()>>,
     ends: mpsc::UnboundedReceiver<io::Result<()>>,
 }
+
+/// What a session that nobody reads from any more has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nothing, or what another process can be asked as well.
+    Repeatable,
+    /// Changes that may or may not have taken effect.
+    Changes,
+}
+
+/// How long an answer is waited for that another process could give as well.
+const REPEATABLE: Duration = Duration::from_secs(1);
+/// How often to look whether everything is answered.
+const LOOK: Duration = Duration::from_millis(2);
 
 impl Session {
     /// Serves the FUSE connection `fd`, which whoever opened it has mounted, and returns when the kernel has agreed on the
@@ -82,10 +108,12 @@ impl Session {
         Self::start(vfs, device, negotiated, config.readers, runtime)
     }
 
-    /// Goes on with a connection on which another process has agreed with the kernel, and which nobody reads from any more.
+    /// Goes on with a connection on which another process has agreed with the kernel, and which nobody reads from any more:
+    /// that process is dead. The kernel sends again what it was asked and has not answered, and looks up all names anew.
     ///
     /// # Errors
-    /// The connection cannot be waited for, or a thread could not be started.
+    /// The connection cannot be waited for, a thread could not be started, or the kernel cannot send requests again (it is
+    /// older than Linux 6.9).
     pub fn adopt(
         vfs: Arc<Vfs>,
         fd: OwnedFd,
@@ -93,7 +121,15 @@ impl Session {
         config: &FuseConfig,
         runtime: Handle,
     ) -> io::Result<Self> {
-        Self::start(vfs, Device::new(fd)?, negotiated, config.readers, runtime)
+        let device = Device::new(fd)?;
+        match device.send(0, notify::INC_EPOCH, &[]) {
+            Ok(()) => {}
+            // Before Linux 6.16: names are looked up again when their time is over.
+            Err(error) => debug!(%error, "the kernel keeps the names that it has"),
+        }
+        // Before anything is read: the kernel would send that again as well, and it would be done twice.
+        device.send(0, notify::RESEND, &[])?;
+        Self::start(vfs, device, negotiated, config.readers, runtime)
     }
 
     fn start(
@@ -105,19 +141,32 @@ impl Session {
     ) -> io::Result<Self> {
         let device = Arc::new(device);
         vfs.set_kernel_cache(Arc::new(Notifier::start(&device)?));
-        let _inside = runtime.enter();
-        let requests = Arc::new(Mutex::new(events(&device)?));
-        let server = Arc::new(Server::new(device, vfs, runtime.clone()));
+        let requests = {
+            let _inside = runtime.enter();
+            Arc::new(Mutex::new(events(&device)?))
+        };
+        let server = Arc::new(Server::new(device, vfs, runtime));
         let (end, ends) = mpsc::unbounded_channel();
-        let size = (negotiated.max_write as usize).max(OTHER_REQUESTS) + HEADERS;
-        for _reader in 0..readers.max(1) {
-            let (server, requests, end) = (Arc::clone(&server), Arc::clone(&requests), end.clone());
-            runtime.spawn(async move {
+        let (wanted, stop) = (readers.max(1), CancellationToken::new());
+        let readers = Readers { wanted, running: 0, stop, end, ends };
+        let mut session = Self { negotiated, server, requests, readers };
+        session.read();
+        Ok(session)
+    }
+
+    /// Starts the readers.
+    fn read(&mut self) {
+        let size = (self.negotiated.max_write as usize).max(OTHER_REQUESTS) + HEADERS;
+        let readers = &mut self.readers;
+        for _reader in 0..readers.wanted {
+            let (server, requests) = (Arc::clone(&self.server), Arc::clone(&self.requests));
+            let (stop, end) = (readers.stop.clone(), readers.end.clone());
+            self.server.runtime.spawn(async move {
                 // Nobody may be waiting any more.
-                let _unheard = end.send(read_requests(&server, &requests, size).await);
+                let _unheard = end.send(read_requests(&server, &requests, &stop, size).await);
             });
+            readers.running += 1;
         }
-        Ok(Self { negotiated, ends })
     }
 
     /// What was agreed on with the kernel: whoever is to [`Session::adopt`] the connection needs it.
@@ -125,16 +174,60 @@ impl Session {
         &self.negotiated
     }
 
-    /// Waits until the file system is unmounted.
+    /// Waits until the file system is unmounted. To be given up and waited for again at any time.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn wait(mut self) -> io::Result<()> {
+    pub async fn wait(&mut self) -> io::Result<()> {
         let mut result = Ok(());
-        while let Some(end) = self.ends.recv().await {
+        while self.readers.running > 0 {
+            let Some(end) = self.readers.ends.recv().await else { break };
+            self.readers.running -= 1;
             result = result.and(end);
         }
         result
+    }
+
+    /// Stops reading requests, and waits for `limit` until changes that were asked for are answered. The kernel keeps new
+    /// requests until [`Session::resume`] or for another process.
+    pub async fn suspend(&mut self, limit: Duration) -> Unanswered {
+        self.readers.stop.cancel();
+        // What a reader met that has ended otherwise, the next one meets too.
+        let _ended = self.wait().await;
+        let pending = &self.server.pending;
+        let all = async {
+            while !pending.is_empty(false) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let changes = async {
+            while !pending.is_empty(true) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(REPEATABLE.min(limit), all).await.is_err()
+            && tokio::time::timeout(limit, changes).await.is_err()
+        {
+            return Unanswered::Changes;
+        }
+        Unanswered::Repeatable
+    }
+
+    /// Reads on after [`Session::suspend`].
+    pub fn resume(&mut self) {
+        self.readers.stop = CancellationToken::new();
+        self.read();
+    }
+
+    /// Answers nothing any more: what was asked and is not answered yet is for the process that adopts the connection.
+    pub fn silence(&self) {
+        self.server.device.silence();
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("negotiated", &self.negotiated).finish_non_exhaustive()
     }
 }
 
@@ -168,22 +261,33 @@ fn handshake(device: &Device, more_wanted: u64, config: &FuseConfig) -> io::Resu
     Ok(negotiated)
 }
 
-async fn read_requests(server: &Server, requests: &Mutex<AsyncFd<Arc<Device>>>, size: usize) -> io::Result<()> {
+async fn read_requests(
+    server: &Server,
+    requests: &Mutex<AsyncFd<Arc<Device>>>,
+    stop: &CancellationToken,
+    size: usize,
+) -> io::Result<()> {
     let mut buffer = request_buffer(size);
     loop {
-        let turn = requests.lock().await;
-        let Some(size) = serve_turn(server, &turn, &mut buffer).await? else { return Ok(()) };
+        let Some(turn) = stop.run_until_cancelled(requests.lock()).await else { return Ok(()) };
+        let Some(size) = serve_turn(server, &turn, stop, &mut buffer).await? else { return Ok(()) };
         drop(turn);
         server.serve(&buffer[..size]);
     }
 }
 
 /// Serves requests until one comes that is better served when the next reader has its turn: its length. `None`: the file
-/// system was unmounted.
-async fn serve_turn(server: &Server, requests: &AsyncFd<Arc<Device>>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    let mut others_wait = false;
-    loop {
-        let mut ready = server.device.vigil.wait_for(requests.ready(EVENTS)).await?;
+/// system was unmounted, or `stop` is cancelled.
+async fn serve_turn(
+    server: &Server,
+    requests: &AsyncFd<Arc<Device>>,
+    stop: &CancellationToken,
+    buffer: &mut [u8],
+) -> io::Result<Option<usize>> {
+    let (vigil, mut others_wait) = (&server.device.vigil, false);
+    while !stop.is_cancelled() {
+        let Some(ready) = stop.run_until_cancelled(vigil.wait_for(requests.ready(EVENTS))).await else { break };
+        let mut ready = ready?;
         match server.device.try_receive(buffer)? {
             Received::Unmounted => return Ok(None),
             Received::Nothing => {
@@ -201,6 +305,7 @@ async fn serve_turn(server: &Server, requests: &AsyncFd<Arc<Device>>, buffer: &m
             }
         }
     }
+    Ok(None)
 }
 
 /// Memory for requests, with every page present: if a process is killed while the kernel copies a request into a page

@@ -15,24 +15,26 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Whence, linkat};
-use stead_base::SystemClock;
+use stead_base::{SessionId, SystemClock};
 use stead_chunk::{ChunkConfig, ChunkStore};
 use stead_meta::Meta;
 use stead_meta::format::Format;
 use stead_meta::memory::MemoryStore;
 use stead_meta::ops::MetaOptions;
 use stead_object::{Failing, Fault, Op, Rule};
-use stead_vfs::{Vfs, VfsConfig};
+use stead_vfs::{Segment, Vfs, VfsConfig};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::{FuseConfig, Session};
+use crate::{FuseConfig, Session, Unanswered};
 
 /// A volume in memory, mounted until it is dropped.
 struct Mounted {
     dir: TempDir,
     vfs: Arc<Vfs>,
     session: Option<Session>,
+    /// Keeps the connection open whoever serves it.
+    device: OwnedFd,
     runtime: Runtime,
 }
 
@@ -50,12 +52,21 @@ impl Volume {
     }
 
     async fn open(&self) -> Arc<Vfs> {
+        self.open_over(Segment::shared().unwrap(), None).await
+    }
+
+    /// As who goes on with what is in `segment` and with the session `sid`.
+    async fn open_over(&self, segment: Segment, sid: Option<SessionId>) -> Arc<Vfs> {
         let format = Format { trash_days: 0, ..Format::new("test", "mem", "memory") };
         let format = Meta::write_format(&*self.store, &format, &SystemClock).await.unwrap();
         let meta = Meta::new(Arc::clone(&self.store) as _, format, MetaOptions::default()).await.unwrap();
-        meta.start_session().await.unwrap();
+        match sid {
+            None => meta.start_session().await.unwrap(),
+            Some(sid) => meta.resume_session(sid).await.unwrap(),
+        };
         let chunks = ChunkStore::open(ChunkConfig::default(), Arc::clone(&self.objects) as _).unwrap();
-        Vfs::new(VfsConfig { enable_ioctl: true, ..VfsConfig::default() }, meta, chunks, Arc::new(SystemClock))
+        let config = VfsConfig { enable_ioctl: true, ..VfsConfig::default() };
+        Vfs::over(segment, config, meta, chunks, Arc::new(SystemClock))
     }
 }
 
@@ -69,9 +80,10 @@ impl Mounted {
         let runtime = Runtime::new().unwrap();
         let vfs = runtime.block_on(volume.open());
         let dir = tempfile::tempdir().unwrap();
-        let fd = mount_at(dir.path());
+        let device = mount_at(dir.path());
+        let fd = device.try_clone().unwrap();
         let session = Session::serve(Arc::clone(&vfs), fd, config, runtime.handle().clone()).unwrap();
-        Self { dir, vfs, session: Some(session), runtime }
+        Self { dir, vfs, session: Some(session), device, runtime }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -80,7 +92,7 @@ impl Mounted {
 
     /// Unmounts and waits until the session has ended.
     fn end(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Some(mut session) = self.session.take() {
             umount2(self.dir.path(), MntFlags::MNT_DETACH).unwrap();
             let ended = async { tokio::time::timeout(Duration::from_secs(10), session.wait()).await };
             self.runtime.block_on(ended).expect("the session ends with the mount").unwrap();
@@ -486,6 +498,69 @@ fn a_listing_can_be_left_and_taken_up_while_entries_go() {
     }
     assert_eq!(seen.len(), 3000, "what was removed hid nothing else");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1500);
+}
+
+/// What a thread of its own asks of a mount.
+type Call = Box<dyn FnOnce(&Path) -> std::io::Result<()> + Send>;
+
+#[test]
+fn another_process_goes_on_with_what_was_asked_and_not_answered() {
+    let volume = Volume::new();
+    let mut mounted = Mounted::of(&volume, FuseConfig::default());
+    let path = mounted.path("file");
+    fs::write(&path, [1; 8192]).unwrap();
+    let open = File::options().read(true).write(true).open(&path).unwrap();
+    let mut session = mounted.session.take().unwrap();
+
+    let (tell, told) = std::sync::mpsc::channel();
+    let (asker, dir) = (tell, mounted.dir.path().to_owned());
+    let ask = |what: &'static str, call: Call| {
+        let (tell, dir) = (asker.clone(), dir.clone());
+        std::thread::spawn(move || tell.send((what, call(&dir))));
+    };
+    let direct = File::options().read(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+    session.silence();
+    ask("read in vain", Box::new(move |_dir| direct.read_exact_at(&mut [0; 4096], 4096)));
+    ask("asked in vain", Box::new(|dir| fs::create_dir(dir.join("asked in vain"))));
+    assert!(told.recv_timeout(Duration::from_millis(300)).is_err(), "it is silent");
+    mounted.runtime.block_on(session.suspend(Duration::ZERO));
+    ask("asked of nobody", Box::new(|dir| fs::create_dir(dir.join("asked of nobody"))));
+    assert!(told.recv_timeout(Duration::from_millis(300)).is_err(), "nobody answers");
+
+    let sid = mounted.vfs.session();
+    let fd = mounted.vfs.segment().fd().unwrap().try_clone_to_owned().unwrap();
+    let next = mounted.runtime.block_on(volume.open_over(Segment::open(fd).unwrap(), Some(sid)));
+    mounted.runtime.block_on(next.inherit()).unwrap();
+    let device = mounted.device.try_clone().unwrap();
+    let (negotiated, runtime) = (session.negotiated().clone(), mounted.runtime.handle().clone());
+    let adopted = Session::adopt(Arc::clone(&next), device, negotiated, &FuseConfig::default(), runtime).unwrap();
+    mounted.session = Some(adopted);
+    mounted.vfs = next;
+    for _asked in 0..3 {
+        let (what, answer) = told.recv_timeout(Duration::from_secs(10)).expect("answered");
+        answer.unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    let mut read = [0; 4096];
+    open.read_exact_at(&mut read, 0).unwrap();
+    assert_eq!(read, [1; 4096]);
+    open.write_all_at(b"on", 0).unwrap();
+    open.sync_all().unwrap();
+    assert!(mounted.path("asked of nobody").exists());
+}
+
+#[test]
+fn a_suspended_session_reads_on() {
+    let mut mounted = Mounted::new(FuseConfig::default());
+    let mut session = mounted.session.take().unwrap();
+    let unanswered = mounted.runtime.block_on(session.suspend(Duration::from_secs(1)));
+    assert_eq!(unanswered, Unanswered::Repeatable);
+    let path = mounted.path("file");
+    let writer = std::thread::spawn(move || fs::write(path, "content"));
+    std::thread::yield_now();
+    session.resume();
+    writer.join().unwrap().unwrap();
+    mounted.session = Some(session);
+    assert_eq!(fs::read_to_string(mounted.path("file")).unwrap(), "content");
 }
 
 /// Not a test of behaviour: prints what the adapter can do with everything in memory.

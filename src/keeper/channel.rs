@@ -2,15 +2,19 @@
 //! and a worker talk.
 //!
 //! The node service sends [`Message::Mount`] with the FUSE descriptor; the worker answers [`Message::Serving`] or
-//! [`Message::Failed`]. [`Message::Drain`] asks it to end. The end of the socket means that the node service died, and
-//! the worker goes on serving: mounts outlive the node service.
+//! [`Message::Failed`]. [`Message::Drain`] asks it to end, [`Message::HandOver`] to leave the mount to another worker, which
+//! gets [`Message::Adopt`]. The end of the socket means that the node service died, and the worker goes on serving: mounts
+//! outlive the node service. To the next one the worker says [`Message::Resume`].
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno as NixErrno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    connect, getsockopt, listen, recvmsg, sendmsg, socket, socketpair, sockopt,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -31,12 +35,58 @@ pub enum Message {
     Mount {
         /// A `MountConfig`.
         config: serde_json::Value,
+        /// Where a node service listens for workers that it did not start.
+        #[serde(default)]
+        keeper: Option<PathBuf>,
     },
-    /// From the worker: the file system answers.
+    /// To a worker, with the FUSE descriptor and what a worker before it has sent with [`Message::Serving`]: go on where
+    /// that one ended. It is dead, and has been asked what nobody has answered.
+    Adopt {
+        /// A `MountConfig`.
+        config: serde_json::Value,
+        /// As that worker told it.
+        session: serde_json::Value,
+        /// As in [`Message::Mount`].
+        #[serde(default)]
+        keeper: Option<PathBuf>,
+    },
+    /// From the worker: the file system answers. With it comes the memory that outlives the worker, if there is any.
     Serving {
         /// The worker's process id, in its own pid namespace.
         pid: u32,
+        /// What a worker after it must know: the workers' business.
+        #[serde(default)]
+        session: serde_json::Value,
     },
+    /// From a worker to a node service that did not start it, with the FUSE descriptor and the memory.
+    Resume {
+        /// The directory that is mounted.
+        mount_point: PathBuf,
+        /// As in [`Message::Mount`].
+        config: serde_json::Value,
+        /// As in [`Message::Serving`].
+        session: serde_json::Value,
+    },
+    /// To the worker: answer with [`Message::Alive`].
+    Ping,
+    /// From the worker, to [`Message::Ping`].
+    Alive,
+    /// To the worker: use these credentials from now on. Answered by [`Message::Reconfigured`] or [`Message::Failed`].
+    Reconfigure {
+        /// A `MountConfig` that differs in credentials alone.
+        config: serde_json::Value,
+    },
+    /// From the worker: the credentials are in use.
+    Reconfigured,
+    /// To the worker: write back everything, answer what was asked, and end, so that another one goes on. Answered by
+    /// [`Message::HandedOver`], or by [`Message::Failed`] when it serves on.
+    HandOver,
+    /// From the worker: nothing is lost without it; it ends now.
+    HandedOver,
+    /// To a runner, with a descriptor for the log: start a worker that is at the other end of this socket from now on.
+    Start,
+    /// From a runner, with a descriptor of the worker's process (pidfd_open(2)).
+    Started,
     /// From the worker, just before it ends: it cannot serve.
     Failed {
         /// The start-up stage: `config`, `meta`, `object`, `cache`, `fuse`, …
@@ -57,7 +107,17 @@ impl Message {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Mount { .. } => "mount",
+            Self::Adopt { .. } => "adopt",
             Self::Serving { .. } => "serving",
+            Self::Resume { .. } => "resume",
+            Self::Ping => "ping",
+            Self::Alive => "alive",
+            Self::Reconfigure { .. } => "reconfigure",
+            Self::Reconfigured => "reconfigured",
+            Self::HandOver => "hand_over",
+            Self::HandedOver => "handed_over",
+            Self::Start => "start",
+            Self::Started => "started",
             Self::Failed { .. } => "failed",
             Self::Drain => "drain",
             Self::Drained => "drained",
@@ -71,19 +131,75 @@ pub struct Channel {
     socket: AsyncFd<OwnedFd>,
 }
 
+/// Whoever connects to the socket at a path.
+#[derive(Debug)]
+pub struct Listener {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Listener {
+    /// Listens at `path`, in place of a listener that is gone. Who may connect is for [`Listener::accept`] to say.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let failed = |errno| Error::call("listen at", path, errno);
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("replace", path, &error));
+            }
+            _ => {}
+        }
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SOCKET_FLAGS, None).map_err(failed)?;
+        bind(socket.as_raw_fd(), &UnixAddr::new(path).map_err(failed)?).map_err(failed)?;
+        let open = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(path, open).map_err(|error| Error::io("open to all", path, &error))?;
+        listen(&socket, Backlog::MAXCONN).map_err(failed)?;
+        Ok(Self { socket: registered(socket)? })
+    }
+
+    /// Waits for the next one who connects, and tells its user and its process (0 = in a pid namespace that is not seen).
+    pub async fn accept(&self) -> Result<(Channel, Peer)> {
+        let accept =
+            |socket: &OwnedFd| accept4(socket.as_raw_fd(), SOCKET_FLAGS).map(own).map_err(std::io::Error::from);
+        let accepted = self.socket.async_io(Interest::READABLE, accept).await;
+        let accepted = accepted.map_err(|error| Error::socket(&error))?;
+        let who = getsockopt(&accepted, sockopt::PeerCredentials).map_err(socket_error)?;
+        Ok((Channel::new(accepted)?, Peer { uid: who.uid(), pid: who.pid() }))
+    }
+}
+
+/// Who is at the other end, as the kernel says (SO_PEERCRED, unix(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Effective user.
+    pub uid: u32,
+    /// Process.
+    pub pid: i32,
+}
+
+const SOCKET_FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
+
+#[expect(unsafe_code, reason = "registering a descriptor has no safe form")]
+fn registered(socket: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor stays open, and the same one, until the registration is dropped.
+    unsafe { AsyncFd::register(socket) }.map_err(|error| Error::socket(&error.into()))
+}
+
 /// Two connected ends, close-on-exec and non-blocking.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(socket_error)
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SOCKET_FLAGS).map_err(socket_error)
 }
 
 impl Channel {
     /// Uses an end of [`pair`]; must be called within a runtime.
-    #[expect(unsafe_code, reason = "registering a descriptor has no safe form")]
     pub fn new(socket: OwnedFd) -> Result<Self> {
-        // SAFETY: an owned descriptor stays open, and the same one, until the registration is dropped.
-        let socket = unsafe { AsyncFd::register(socket) }.map_err(|error| Error::socket(&error.into()))?;
-        Ok(Self { socket })
+        Ok(Self { socket: registered(socket)? })
+    }
+
+    /// Connects to the [`Listener`] at `path`.
+    pub fn connect(path: &Path) -> Result<Self> {
+        let failed = |errno| Error::call("connect to", path, errno);
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SOCKET_FLAGS, None).map_err(failed)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path).map_err(failed)?).map_err(failed)?;
+        Self::new(socket)
     }
 
     /// Takes over a descriptor that the parent process left open under the number `fd`. To be called once.
@@ -139,6 +255,12 @@ impl Channel {
             protocol(format!("malformed message: {:?} at column {}", error.classify(), error.column()))
         })?;
         Ok((message, fds))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
     }
 }
 
@@ -206,14 +328,15 @@ mod tests {
         let (node, worker) = channels();
         let mut file = tempfile::tempfile().expect("a file");
         let config = serde_json::json!({"meta_url": "redis://x"});
-        node.send(&Message::Mount { config: config.clone() }, &[file.as_raw_fd()]).await.expect("sent");
+        node.send(&Message::Mount { config: config.clone(), keeper: None }, &[file.as_raw_fd()]).await.expect("sent");
         let (message, mut fds) = worker.recv().await.expect("received");
-        assert_eq!(message, Message::Mount { config });
+        assert_eq!(message, Message::Mount { config, keeper: None });
         let mut copy = std::fs::File::from(fds.pop().expect("one descriptor"));
+        let serving = Message::Serving { pid: 7, session: serde_json::Value::Null };
         copy.write_all(b"through the copy").expect("writable");
-        worker.send(&Message::Serving { pid: 7 }, &[copy.as_raw_fd()]).await.expect("sent");
+        worker.send(&serving, &[copy.as_raw_fd()]).await.expect("sent");
         let (message, fds) = node.recv().await.expect("received");
-        assert_eq!((message, fds.len()), (Message::Serving { pid: 7 }, 1));
+        assert_eq!((message, fds.len()), (serving, 1));
         let mut text = String::new();
         file.rewind().expect("seekable");
         file.read_to_string(&mut text).expect("readable");
@@ -233,9 +356,10 @@ mod tests {
     #[tokio::test]
     async fn too_large_and_malformed_messages_are_refused() {
         let (node, worker) = channels();
-        let large = Message::Mount { config: serde_json::Value::String("x".repeat(MAX_MESSAGE)) };
+        let mount = |size| Message::Mount { config: serde_json::Value::String("x".repeat(size)), keeper: None };
+        let large = mount(MAX_MESSAGE);
         assert!(matches!(node.send(&large, &[]).await, Err(Error::Protocol { .. })));
-        let full = Message::Mount { config: serde_json::Value::String("x".repeat(MAX_MESSAGE - 64)) };
+        let full = mount(MAX_MESSAGE - 64);
         node.send(&full, &[]).await.expect("fits");
         assert_eq!(worker.recv().await.expect("received").0, full);
         nix::unistd::write(node.socket.get_ref(), b"{\"type\":\"hunter2\"}").expect("written");

@@ -30,6 +30,12 @@ pub struct WorkerLaunch {
 /// dropping the handle does not end it. When it cannot gain privileges (PR_SET_NO_NEW_PRIVS) is set before exec.
 pub fn start(launch: &WorkerLaunch, log: File) -> Result<(Child, Channel)> {
     let (ours, theirs) = channel::pair()?;
+    let child = start_on(launch, log, theirs)?;
+    Ok((child, Channel::new(ours)?))
+}
+
+/// The same with a control socket that is there already, whose other end somebody else has.
+pub fn start_on(launch: &WorkerLaunch, log: File, theirs: OwnedFd) -> Result<Child> {
     let failed = |error: std::io::Error| Error::Spawn { exe: launch.exe.clone(), errno: errno_of(&error) };
     let mut command = Command::new(&launch.exe);
     command
@@ -47,7 +53,7 @@ pub fn start(launch: &WorkerLaunch, log: File) -> Result<(Child, Channel)> {
     restrict(command.as_std_mut(), theirs.as_raw_fd());
     let child = command.spawn().map_err(failed)?;
     drop(theirs);
-    Ok((child, Channel::new(ours)?))
+    Ok(child)
 }
 
 #[expect(unsafe_code, reason = "what happens between fork and exec has no safe form")]

@@ -11,8 +11,11 @@ mod fusermount;
 pub mod launch;
 pub mod mount;
 pub mod mountinfo;
+mod process;
+pub mod runner;
 
-pub use channel::{Channel, Message};
+pub use channel::{Channel, Listener, Message, Peer};
 pub use deadline::within;
 pub use error::{Error, Result};
 pub use fusermount::{mount_unprivileged, umount_unprivileged};
+pub use process::Process;

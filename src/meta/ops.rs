@@ -54,7 +54,7 @@ pub use volume::{ReloadHook, root_attr};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -187,6 +187,12 @@ impl Meta {
         }))
     }
 
+    /// Calls `hook` with the numbers that new inodes will have, before the first one has. Once, before anything is made.
+    pub fn on_inodes(&self, hook: NumbersHook) {
+        // A second hook would have missed numbers.
+        let _kept = self.inodes.hook.set(hook);
+    }
+
     /// Who removes the blocks of slices. Without one, deleted files wait for another client.
     pub fn set_slice_remover(&self, remover: Arc<dyn SliceRemover>) {
         *self.remover.write() = Some(remover);
@@ -259,17 +265,20 @@ impl Meta {
     }
 }
 
+/// Called with a batch of numbers before any of them is used.
+pub type NumbersHook = Box<dyn Fn(&Range<u64>) + Send + Sync>;
+
 /// Numbers taken from the engine in batches and handed out one by one.
-#[derive(Debug)]
 struct Numbers {
     counter: Counter,
     batch: u64,
     left: tokio::sync::Mutex<Range<u64>>,
+    hook: OnceLock<NumbersHook>,
 }
 
 impl Numbers {
     fn new(counter: Counter, batch: u64) -> Self {
-        Self { counter, batch, left: tokio::sync::Mutex::new(0..0) }
+        Self { counter, batch, left: tokio::sync::Mutex::new(0..0), hook: OnceLock::new() }
     }
 
     async fn next(&self, store: &Timed) -> Result<u64> {
@@ -278,6 +287,9 @@ impl Numbers {
             return Ok(number);
         }
         let first = store.allocate(self.counter, self.batch).await?;
+        if let Some(hook) = self.hook.get() {
+            hook(&(first..first + self.batch));
+        }
         *left = first + 1..first + self.batch;
         Ok(first)
     }

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::debug;
 
 use crate::Vfs;
+use crate::handles::FileHandle;
 use crate::inode::OpenInode;
 use crate::writer::Todo;
 
@@ -92,9 +93,10 @@ async fn pass_on(vfs: Weak<Vfs>, mut changes: UnboundedReceiver<Change>) {
 
 impl Vfs {
     /// Takes data into the buffers of a file and starts what follows from that. There is room in the budget.
-    pub(crate) fn write_file(&self, inode: &Arc<OpenInode>, offset: u64, data: &[u8]) -> crate::Result<()> {
+    pub(crate) fn write_file(&self, file: &FileHandle, offset: u64, data: &[u8]) -> crate::Result<()> {
+        let inode = &file.inode;
         let (now, max_open) = (self.clock.now(), self.config.max_open_slices);
-        let Todo { commit, name } = inode.writer.write(&self.chunks, offset, data, now, max_open)?;
+        let Todo { commit, name } = inode.writer.write(&self.chunks, offset, data, now, max_open, &file.mark)?;
         if name {
             self.name_slice(inode);
         }

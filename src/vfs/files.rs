@@ -18,6 +18,8 @@ use crate::inode::OpenInode;
 use crate::internal::{Virtual, VirtualHandle};
 use crate::namespace::{lossy, put_entry, refuse_virtual};
 use crate::operation::Op;
+use crate::resent::closed_before;
+use crate::segment::{OpenKind, OpenRecord};
 use crate::{Vfs, accesslog};
 
 /// How long a write waits for room before it looks whether write-backs fail.
@@ -55,8 +57,12 @@ impl Vfs {
     }
 
     async fn open_file(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
+        if let Some((fh, handle)) = self.handles.opened_for(caller) {
+            let direct_io = matches!(&*handle, Handle::Virtual(_));
+            return Ok(Opened { direct_io, ..Opened::plain(fh) });
+        }
         if let Some(file) = Virtual::of(ino) {
-            return self.open_virtual(file, flags);
+            return self.open_virtual(caller, file, flags);
         }
         let (attr, asked) = self.open_attr(caller, ino, flags).await?;
         self.opened(caller, ino, attr, asked, flags).await
@@ -69,30 +75,41 @@ impl Vfs {
         }
         let keep_cache = self.keeps_pages(ino, &attr);
         let inode = self.inodes.open(ino, attr, asked);
-        let handle = FileHandle::new(inode, flags);
-        if flags & libc::O_TRUNC != 0
-            && handle.writable()
-            && handle.inode.length() > 0
-            && let Err(errno) = self.truncate(caller, ino, 0).await
-        {
-            self.inodes.close(ino);
-            self.closed(ino).await;
-            return Err(errno);
+        match self.new_handle(caller, &inode, flags).await {
+            Ok(fh) => Ok(Opened { keep_cache, ..Opened::plain(fh) }),
+            Err(errno) => {
+                self.inodes.close(ino);
+                self.closed(ino).await;
+                Err(errno)
+            }
         }
-        Ok(Opened { keep_cache, ..Opened::plain(self.handles.insert(Handle::File(handle))) })
     }
 
-    fn open_virtual(&self, file: Virtual, flags: i32) -> Result<Opened> {
+    async fn new_handle(&self, caller: &Caller, inode: &Arc<OpenInode>, flags: i32) -> Result<HandleId> {
+        let (ino, writes) = (inode.ino, flags & libc::O_ACCMODE != libc::O_RDONLY);
+        if flags & libc::O_TRUNC != 0 && writes && inode.length() > 0 {
+            self.truncate(caller, ino, 0).await?;
+        }
+        let record = OpenRecord { kind: OpenKind::File, ino, flags, request: caller.request };
+        self.handles.insert(record, |mark| Handle::File(FileHandle::new(Arc::clone(inode), flags, mark)))
+    }
+
+    fn open_virtual(&self, caller: &Caller, file: Virtual, flags: i32) -> Result<Opened> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY && file != Virtual::Control {
             return Err(Errno::EACCES);
         }
-        let handle = match file {
+        let record = OpenRecord { kind: OpenKind::Virtual, ino: file.ino(), flags, request: caller.request };
+        let fh = self.handles.insert(record, |_mark| Handle::Virtual(self.virtual_handle(file)))?;
+        Ok(Opened { direct_io: true, ..Opened::plain(fh) })
+    }
+
+    pub(crate) fn virtual_handle(&self, file: Virtual) -> VirtualHandle {
+        match file {
             Virtual::Control => VirtualHandle::Control(Arc::default()),
             Virtual::AccessLog => VirtualHandle::Log(self.log.subscribe()),
             Virtual::Stats => VirtualHandle::Text(self.stats_text().into()),
             Virtual::Config => VirtualHandle::Text(self.config_text().into()),
-        };
-        Ok(Opened { direct_io: true, ..Opened::plain(self.handles.insert(Handle::Virtual(handle))) })
+        }
     }
 
     /// Makes a file and opens it; one that exists is opened, unless `flags` have `O_EXCL`.
@@ -122,7 +139,10 @@ impl Vfs {
         flags: i32,
     ) -> Result<(Entry, Opened)> {
         self.refuse_special(parent, name, Errno::EEXIST)?;
-        let exclusive = flags & libc::O_EXCL != 0;
+        if let Some((fh, handle)) = self.handles.opened_for(caller) {
+            return Ok((self.known_entry(handle_ino(&handle)).await?, Opened::plain(fh)));
+        }
+        let exclusive = flags & libc::O_EXCL != 0 && !self.made_before(caller, parent, name).await?;
         let asked = Instant::now();
         let made = self.meta.create(caller, parent, name, mode, umask, exclusive);
         let (ino, attr) = made.await.map_err(fail)?;
@@ -156,6 +176,9 @@ impl Vfs {
         flags: i32,
     ) -> Result<(Entry, Opened)> {
         refuse_virtual(parent)?;
+        if let Some((fh, handle)) = self.handles.opened_for(caller) {
+            return Ok((self.known_entry(handle_ino(&handle)).await?, Opened::plain(fh)));
+        }
         let asked = Instant::now();
         let (ino, attr) = self.meta.tmpfile(caller, parent, mode, umask).await.map_err(fail)?;
         let opened = self.opened(caller, ino, attr.clone(), asked, flags).await?;
@@ -210,15 +233,16 @@ impl Vfs {
     pub async fn write(&self, caller: &Caller, fh: HandleId, offset: u64, data: &[u8]) -> Result<u32> {
         let handle = self.handles.get(fh)?;
         loop {
+            let thawed = self.thawed.notified();
             let room = self.chunks.budget().reserve(data.len() as u64);
             // No room for long may mean that nothing can be written back: then that is the answer.
             match tokio::time::timeout(WAIT_FOR_ROOM, room).await {
                 Ok(_room) => match self.write_unless_frozen(caller, fh, offset, data) {
                     Some(answer) => return answer,
-                    None => return std::future::pending().await,
+                    None => thawed.await,
                 },
                 Err(_elapsed) => match &*handle {
-                    Handle::File(file) => file.take_failure()?,
+                    Handle::File(file) => file.check_lost().and_then(|()| file.take_failure())?,
                     Handle::Directory(_) | Handle::Virtual(_) => return Err(Errno::EBADF),
                 },
             }
@@ -256,8 +280,9 @@ impl Vfs {
             return Err(Errno::EFBIG);
         }
         file.check_flags()?;
+        file.check_lost()?;
         file.take_failure()?;
-        self.write_file(&file.inode, offset, data)?;
+        self.write_file(file, offset, data)?;
         Ok(size)
     }
 
@@ -267,7 +292,7 @@ impl Vfs {
         let handle = self.handles.get(fh)?;
         let work = async {
             let flushed = self.flush_handle(&handle).await;
-            self.unlock_process(fh, handle_ino(&handle), owner).await?;
+            self.unlock_process(fh, &handle, owner).await?;
             flushed
         };
         self.observed(Op::Flush, caller, work, |out, _| {
@@ -305,17 +330,19 @@ impl Vfs {
 
     /// Closes a handle, and gives back the locks that belong to the open file.
     pub async fn release(&self, caller: &Caller, fh: HandleId) -> Result<()> {
-        let handle = self.handles.remove(fh).ok_or(Errno::EBADF)?;
+        let Some(handle) = self.handles.remove(fh) else { return closed_before(caller) };
         let ino = handle_ino(&handle);
         let work = async {
             if let Handle::File(file) = &*handle {
                 if let Err(errno) = self.flush_file(&file.inode).await {
                     warn!(%ino, errno = errno.name(), "data could not be committed when the file was closed; trying on");
                 }
-                self.unlock_handle(fh, ino).await;
+                file.inode.writer.closed(&file.mark);
+                self.unlock_handle(fh, file).await;
                 self.inodes.close(ino);
                 self.closed(ino).await;
             }
+            self.handles.forget(fh);
             Ok(())
         };
         self.observed(Op::Release, caller, work, |out, _| {

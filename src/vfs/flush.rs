@@ -162,7 +162,7 @@ impl Vfs {
             %ino, chunk = job.index, pos = job.pos, attempts, errno = errno.name(),
             "data of a file is lost: it could not be written back"
         );
-        inode.writer.remove(job.sequence);
+        inode.writer.give_up(job.sequence);
         // After other failures its record may have arrived all the same; what nobody refers to is for gc to find.
         if matches!(failure, Failure::Never(_)) {
             discard(job).await;

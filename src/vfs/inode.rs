@@ -228,6 +228,11 @@ impl InodeTable {
         self.tidy(ino);
     }
 
+    /// Whether no other handle of it is open.
+    pub(crate) fn has_one_handle(&self, ino: Ino) -> bool {
+        self.open.lock().get(&ino).is_some_and(|slot| slot.handles == 1)
+    }
+
     /// Drops the inode if nothing needs it any more.
     pub(crate) fn tidy(&self, ino: Ino) {
         let mut table = self.open.lock();

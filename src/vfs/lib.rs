@@ -33,7 +33,10 @@ mod operation;
 mod readahead;
 mod reader;
 mod recent;
+mod resent;
 mod seek;
+mod segment;
+mod successor;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -45,9 +48,10 @@ use std::time::Instant;
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
-use stead_base::{Clock, Ino, Tasks, Timestamp};
+use stead_base::{Clock, Ino, SessionId, Tasks, Timestamp};
 use stead_chunk::ChunkStore;
 use stead_meta::Meta;
+use tokio::sync::Notify;
 use tracing::warn;
 
 pub use attr::{Attributes, Entry, kind_of, st_mode, type_bits};
@@ -60,8 +64,10 @@ pub use files::Opened;
 pub use handles::HandleId;
 pub use kernel::KernelCache;
 pub use operation::{Op, OpStats};
+pub use segment::Segment;
 pub use stead_meta::ops::{Caller, FlockRequest, LOCK_EOF, NewNode, SetAttr, SetTime, StatFs, XattrFlag};
 pub use stead_meta::records::{Attr, LockKind, LockRange, NodeType};
+pub use successor::Inherited;
 
 use accesslog::AccessLog;
 use compact::Compactions;
@@ -98,13 +104,34 @@ pub struct Vfs {
     stats: OpStats,
     compactions: Compactions,
     tasks: Tasks,
-    /// Held for reading while a write takes effect; true once no write is to be acknowledged any more.
+    /// Held for reading while a write takes effect; true while no write is to be acknowledged.
     frozen: RwLock<bool>,
+    thawed: Notify,
 }
 
 impl Vfs {
-    /// Puts the layers together and starts the background work. Must be called inside a tokio runtime.
+    /// [`Vfs::over`] memory of this process alone: what is open goes with it.
+    ///
+    /// # Panics
+    /// Without memory for the handles.
     pub fn new(config: VfsConfig, meta: Arc<Meta>, chunks: Arc<ChunkStore>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::over(Segment::private().expect("address space for the handles"), config, meta, chunks, clock)
+    }
+
+    /// Puts the layers together and starts the background work. What is open is kept in `segment`; what is open there
+    /// already is for [`Vfs::inherit`]. Must be called inside a tokio runtime, before anything is made by `meta`.
+    pub fn over(
+        segment: Segment,
+        config: VfsConfig,
+        meta: Arc<Meta>,
+        chunks: Arc<ChunkStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let segment = Arc::new(segment);
+        meta.on_inodes(Box::new({
+            let segment = Arc::clone(&segment);
+            move |batch| segment.note_inodes(batch)
+        }));
         let vfs = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             names: Names::new(&config, meta.options().subdir.is_some()),
@@ -113,7 +140,7 @@ impl Vfs {
             meta,
             chunks,
             clock,
-            handles: HandleTable::new(),
+            handles: HandleTable::new(segment),
             inodes: InodeTable::default(),
             recent: RecentChanges::new(),
             locks: LockTable::default(),
@@ -126,6 +153,7 @@ impl Vfs {
             compactions: Compactions::default(),
             tasks: Tasks::new(),
             frozen: RwLock::new(false),
+            thawed: Notify::new(),
         });
         background::start(&vfs);
         vfs
@@ -146,6 +174,16 @@ impl Vfs {
         &self.stats
     }
 
+    /// The session with the engine, which a successor goes on with; [`SessionId::NONE`] for a read-only mount.
+    pub fn session(&self) -> SessionId {
+        self.meta.session()
+    }
+
+    /// The memory that a successor needs.
+    pub fn segment(&self) -> &Segment {
+        self.handles.segment()
+    }
+
     /// Open handles.
     pub fn open_handles(&self) -> usize {
         self.handles.len()
@@ -156,10 +194,16 @@ impl Vfs {
         self.published.write().insert(section.to_owned(), content);
     }
 
-    /// From here on no write is answered any more, neither with success nor with an error: whoever serves next answers it,
+    /// From here on no write is answered, neither with success nor with an error: whoever serves next answers it,
     /// or the kernel does when the connection ends. Writes that were answered are kept by [`Vfs::drain`].
     pub fn freeze(&self) {
         *self.frozen.write() = true;
+    }
+
+    /// Writes are answered again after [`Vfs::freeze`], those that have come meanwhile among them.
+    pub fn thaw(&self) {
+        *self.frozen.write() = false;
+        self.thawed.notify_waiters();
     }
 
     /// Stops the background work after everything written is committed. The first failure is returned; data that could

@@ -326,8 +326,11 @@ impl Vfs {
     }
 
     /// A process closes a descriptor of the file: all its locks on ranges go, as POSIX wants it.
-    pub(crate) async fn unlock_process(&self, fh: HandleId, ino: Ino, owner: u64) -> Result<()> {
-        if !self.locks.take_ranges(ino, owner) {
+    pub(crate) async fn unlock_process(&self, fh: HandleId, handle: &Handle, owner: u64) -> Result<()> {
+        let ino = handle_ino(handle);
+        // What was locked for a process before this one only the engine knows.
+        let unknown = matches!(handle, Handle::File(file) if file.inherited) && self.enable_locks();
+        if !self.locks.take_ranges(ino, owner) && !unknown {
             return Ok(());
         }
         let undo = Request::everything(owner);
@@ -340,10 +343,29 @@ impl Vfs {
         Ok(())
     }
 
+    /// An open file is about to be closed that the kernel's `owner` has locked by flock(2). That is known here unless it
+    /// was a process before this one that was asked for the lock.
+    pub fn flock_goes(&self, fh: HandleId, owner: u64) {
+        if let Ok(handle) = self.handles.get(fh)
+            && matches!(&*handle, Handle::File(file) if file.inherited)
+        {
+            let locked = Request::File { owner: owner ^ fh, request: FlockRequest::Write };
+            self.locks.note(fh, handle_ino(&handle), locked);
+        }
+    }
+
     /// The open file is closed for good.
-    pub(crate) async fn unlock_handle(&self, fh: HandleId, ino: Ino) {
+    pub(crate) async fn unlock_handle(&self, fh: HandleId, file: &FileHandle) {
+        let ino = file.ino();
         for undo in self.locks.take_handle(fh, ino) {
             self.give_back(ino, undo).await;
+        }
+        if file.inherited
+            && self.enable_locks()
+            && self.inodes.has_one_handle(ino)
+            && let Err(error) = self.meta.unlock_all(ino).await
+        {
+            warn!(%ino, %error, "locks of a process before this one stay");
         }
     }
 

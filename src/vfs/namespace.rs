@@ -17,6 +17,8 @@ use crate::handles::{Handle, HandleId};
 use crate::inode::OpenInode;
 use crate::internal::{self, Internal, Virtual};
 use crate::operation::Op;
+use crate::resent::{self, closed_before};
+use crate::segment::{OpenKind, OpenRecord};
 use crate::{Opened, Vfs};
 
 /// A name for the access log.
@@ -58,7 +60,7 @@ impl Vfs {
         .await
     }
 
-    async fn find(&self, parent: Ino, name: &[u8]) -> Result<Entry> {
+    pub(crate) async fn find(&self, parent: Ino, name: &[u8]) -> Result<Entry> {
         if name.len() > MAX_NAME {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -188,7 +190,13 @@ impl Vfs {
     async fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewNode) -> Result<Entry> {
         self.refuse_special(parent, name, Errno::EEXIST)?;
         let asked = Instant::now();
-        let (ino, attr) = self.meta.mknod(caller, parent, name, new).await.map_err(fail)?;
+        let made = self.meta.mknod(caller, parent, name, new).await.map_err(fail);
+        let (ino, attr) = match made {
+            Err(Errno::EEXIST) if self.made_before(caller, parent, name).await? => {
+                return self.find(parent, name).await;
+            }
+            made => made?,
+        };
         self.recent.entry(parent, name);
         Ok(self.entry(ino, attr, asked).await)
     }
@@ -206,7 +214,8 @@ impl Vfs {
     pub async fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         let work = async {
             self.refuse_special(parent, name, Errno::EPERM)?;
-            self.meta.unlink(caller, parent, name).await.map_err(fail)?;
+            let removed = self.meta.unlink(caller, parent, name).await.map_err(fail);
+            resent::or_gone_before(caller, removed)?;
             self.recent.entry(parent, name);
             self.inodes.links_changed();
             Ok(())
@@ -221,7 +230,8 @@ impl Vfs {
     pub async fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         let work = async {
             self.refuse_special(parent, name, Errno::EPERM)?;
-            self.meta.rmdir(caller, parent, name).await.map_err(fail)?;
+            let removed = self.meta.rmdir(caller, parent, name).await.map_err(fail);
+            resent::or_gone_before(caller, removed)?;
             self.recent.entry(parent, name);
             Ok(())
         };
@@ -243,7 +253,8 @@ impl Vfs {
             self.refuse_special(parent, name, Errno::EPERM)?;
             self.refuse_special(new_parent, new_name, Errno::EPERM)?;
             let moved = self.meta.rename(caller, parent, name, new_parent, new_name, flags);
-            let (ino, _attr) = moved.await.map_err(fail)?;
+            let moved = moved.await.map(|(ino, _attr)| ino).map_err(fail);
+            let ino = self.or_moved_before(caller, moved, (new_parent, new_name)).await?;
             self.recent.entry(parent, name);
             self.recent.entry(new_parent, new_name);
             self.inodes.links_changed();
@@ -262,7 +273,8 @@ impl Vfs {
             refuse_virtual(ino)?;
             self.refuse_special(parent, name, Errno::EPERM)?;
             let asked = Instant::now();
-            let attr = self.meta.link(caller, ino, parent, name).await.map_err(fail)?;
+            let linked = self.meta.link(caller, ino, parent, name).await.map_err(fail);
+            let attr = self.or_linked_before(caller, linked, ino, (parent, name)).await?;
             self.recent.entry(parent, name);
             self.recent.inode(ino);
             self.inodes.links_changed();
@@ -277,7 +289,13 @@ impl Vfs {
 
     /// Opens a directory.
     pub async fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
-        let work = async { Ok(Opened::plain(self.handles.insert(Handle::Directory(DirHandle::new(ino))))) };
+        let work = async {
+            if let Some((fh, _handle)) = self.handles.opened_for(caller) {
+                return Ok(Opened::plain(fh));
+            }
+            let record = OpenRecord { kind: OpenKind::Directory, ino, flags: 0, request: caller.request };
+            self.handles.insert(record, |_mark| Handle::Directory(DirHandle::new(ino))).map(Opened::plain)
+        };
         self.observed(Op::OpenDir, caller, work, |out, opened: Option<&Opened>| {
             let _ = write!(out, "({ino}) [fh:{}]", opened.map_or(0, |opened| opened.fh));
         })
@@ -373,8 +391,12 @@ impl Vfs {
 
     /// Closes a directory.
     pub async fn releasedir(&self, caller: &Caller, fh: HandleId) -> Result<()> {
-        let removed = std::future::ready(self.handles.remove(fh).map(|_handle| ()).ok_or(Errno::EBADF));
-        self.observed(Op::ReleaseDir, caller, removed, |out, _| {
+        let work = async {
+            let Some(_handle) = self.handles.remove(fh) else { return closed_before(caller) };
+            self.handles.forget(fh);
+            Ok(())
+        };
+        self.observed(Op::ReleaseDir, caller, work, |out, _| {
             let _ = write!(out, "({fh})");
         })
         .await

@@ -8,11 +8,12 @@ mod locks;
 mod model;
 mod names;
 mod slices;
+mod successor;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stead_base::{Clock, Ino, SliceId, SystemClock};
+use stead_base::{Clock, Ino, SessionId, SliceId, SystemClock};
 use stead_chunk::{ChunkConfig, ChunkStore};
 use stead_meta::Meta;
 use stead_meta::format::Format;
@@ -20,7 +21,7 @@ use stead_meta::memory::MemoryStore;
 use stead_meta::ops::{MetaOptions, SliceRemover};
 use stead_object::{Failing, Measured};
 
-use crate::{Caller, HandleId, Vfs, VfsConfig};
+use crate::{Caller, HandleId, Inherited, Segment, Vfs, VfsConfig};
 
 pub(crate) const BLOCK: u32 = 64 << 10;
 pub(crate) const RDWR: i32 = libc::O_RDWR;
@@ -66,15 +67,52 @@ impl Rig {
         config: VfsConfig,
         options: MetaOptions,
     ) -> Self {
+        Self::mount_over(Segment::private().unwrap(), None, store, objects, config, options).await
+    }
+
+    async fn mount_over(
+        segment: Segment,
+        session: Option<SessionId>,
+        store: Arc<MemoryStore>,
+        objects: Arc<Failing>,
+        config: VfsConfig,
+        options: MetaOptions,
+    ) -> Self {
         let format = Meta::load_format(&*store).await.unwrap();
         let meta = Meta::new(Arc::clone(&store) as _, format, options).await.unwrap();
-        meta.start_session().await.unwrap();
+        match session {
+            None => meta.start_session().await.unwrap(),
+            Some(sid) => meta.resume_session(sid).await.unwrap(),
+        };
         let settings = ChunkConfig { block_size: BLOCK, ..ChunkConfig::default() };
         let measured = Measured::new(Arc::clone(&objects) as _, Arc::clone(&settings.requests));
         let chunks = ChunkStore::open(settings, Arc::new(measured)).unwrap();
         meta.set_slice_remover(Arc::new(Remover(Arc::clone(&chunks))));
-        let vfs = Vfs::new(config, Arc::clone(&meta), Arc::clone(&chunks), Arc::new(SystemClock));
+        let clock = Arc::new(SystemClock);
+        let vfs = Vfs::over(segment, config, Arc::clone(&meta), Arc::clone(&chunks), clock);
         Self { vfs, meta, chunks, objects, store, caller: Caller::root() }
+    }
+
+    /// A mount that a successor can go on with.
+    pub(crate) async fn shared() -> Self {
+        let Self { store, objects, .. } = Self::new().await;
+        let segment = Segment::shared().unwrap();
+        Self::mount_over(segment, None, store, objects, VfsConfig::default(), Self::with_xattrs()).await
+    }
+
+    fn with_xattrs() -> MetaOptions {
+        MetaOptions { enable_xattr: true, ..MetaOptions::default() }
+    }
+
+    /// Dies without a word, and another one goes on.
+    pub(crate) async fn crash(self) -> (Self, Inherited) {
+        let segment = Segment::open(self.vfs.segment().fd().unwrap().try_clone_to_owned().unwrap()).unwrap();
+        let (store, objects, sid) = (Arc::clone(&self.store), Arc::clone(&self.objects), self.meta.session());
+        drop(self);
+        let (config, options) = (VfsConfig::default(), Self::with_xattrs());
+        let next = Self::mount_over(segment, Some(sid), store, objects, config, options).await;
+        let inherited = next.vfs.inherit().await.unwrap();
+        (next, inherited)
     }
 
     /// Another client of the same volume.

@@ -22,6 +22,7 @@ use stead_meta::records::{Attr, CHUNK_SIZE};
 use tokio::time::Instant;
 
 use crate::errno::{Result, fail};
+use crate::handles::Mark;
 
 /// The data of a slice. Whoever holds the list's lock may lock an open one at any time; a sealed one belongs to whoever
 /// uploads it.
@@ -45,6 +46,8 @@ struct State {
     /// When the file was last written to, or what somebody set since.
     mtime: Timestamp,
     failures: Failures,
+    /// Handles with uncommitted data, and the latest slice that any of it may be in.
+    dirty: Vec<(Mark, u64)>,
 }
 
 /// Failed write-backs, counted, so that each handle hears of each once (as errseq_t does it in the kernel).
@@ -142,6 +145,7 @@ impl FileWriter {
         data: &[u8],
         now: Timestamp,
         max_open: usize,
+        mark: &Mark,
     ) -> Result<Todo> {
         let mut state = self.state.lock();
         let (mut todo, mut offset, mut rest) = (Todo::default(), offset, data);
@@ -151,6 +155,7 @@ impl FileWriter {
             let (part, more) = rest.split_at(rest.len().min(room));
             let index = u32::try_from(offset / CHUNK_SIZE).map_err(|_too_far| Errno::EFBIG)?;
             state.write_part(chunks, index, pos, part, &mut todo).map_err(fail)?;
+            state.mark(mark);
             offset += part.len() as u64;
             rest = more;
         }
@@ -242,12 +247,33 @@ impl FileWriter {
         self.state.lock().slices.front().is_some_and(|slice| slice.sequence <= through)
     }
 
-    /// The slice is committed, or given up.
+    /// The slice is committed.
     pub(crate) fn remove(&self, sequence: u64) {
         let mut state = self.state.lock();
-        state.slices.retain(|slice| slice.sequence != sequence);
-        let ends = state.slices.iter().map(|slice| slice.file_range().end);
-        state.length = ends.max().unwrap_or(0);
+        state.take_out(sequence);
+        for clean in state.no_longer_dirty() {
+            clean.set(false);
+        }
+    }
+
+    /// The slice can never be committed. Whoever wrote it stays marked until it was [`FileWriter::told`].
+    pub(crate) fn give_up(&self, sequence: u64) {
+        let mut state = self.state.lock();
+        state.take_out(sequence);
+        state.no_longer_dirty();
+    }
+
+    /// A handle is closed; its mark will be another's.
+    pub(crate) fn closed(&self, mark: &Mark) {
+        self.state.lock().dirty.retain(|(dirty, _)| !dirty.is_for(mark));
+    }
+
+    /// The user of a handle has heard that data is lost.
+    pub(crate) fn told(&self, mark: &Mark) {
+        let state = self.state.lock();
+        if !state.dirty.iter().any(|(dirty, _)| dirty.is_for(mark)) {
+            mark.set(false);
+        }
     }
 
     /// The record of a slice is about to be given to the engine. Whoever waits for the answer may give up.
@@ -328,6 +354,29 @@ impl FileWriter {
 }
 
 impl State {
+    /// Notes that data of a handle may be in any slice that there is now.
+    fn mark(&mut self, mark: &Mark) {
+        match self.dirty.iter_mut().find(|(dirty, _)| dirty.is_for(mark)) {
+            Some((_, last)) => *last = self.last_sequence,
+            None => {
+                mark.set(true);
+                self.dirty.push((mark.clone(), self.last_sequence));
+            }
+        }
+    }
+
+    fn take_out(&mut self, sequence: u64) {
+        self.slices.retain(|slice| slice.sequence != sequence);
+        let ends = self.slices.iter().map(|slice| slice.file_range().end);
+        self.length = ends.max().unwrap_or(0);
+    }
+
+    /// Takes out the handles whose data is in no slice any more.
+    fn no_longer_dirty(&mut self) -> Vec<Mark> {
+        let first = self.slices.front().map_or(u64::MAX, |slice| slice.sequence);
+        self.dirty.extract_if(.., |(_, last)| *last < first).map(|(mark, _)| mark).collect()
+    }
+
     fn write_part(
         &mut self,
         chunks: &Arc<ChunkStore>,

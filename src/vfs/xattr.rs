@@ -34,7 +34,12 @@ impl Vfs {
         let work = async {
             refuse_virtual(ino)?;
             self.check_xattr(name)?;
-            self.meta.set_xattr(caller, ino, name, value, flag).await.map_err(fail)?;
+            match self.meta.set_xattr(caller, ino, name, value, flag).await.map_err(fail) {
+                // What the process before this one has set without telling.
+                Err(Errno::EEXIST)
+                    if caller.again && *self.meta.get_xattr(ino, name).await.map_err(fail)? == *value => {}
+                set => set?,
+            }
             self.recent.inode(ino);
             self.list_changed(ino, name).await
         };
@@ -69,7 +74,10 @@ impl Vfs {
         let work = async {
             refuse_virtual(ino)?;
             self.check_xattr(name)?;
-            self.meta.remove_xattr(caller, ino, name).await.map_err(fail)?;
+            match self.meta.remove_xattr(caller, ino, name).await.map_err(fail) {
+                Err(Errno::ENODATA) if caller.again => {}
+                removed => removed?,
+            }
             self.recent.inode(ino);
             self.list_changed(ino, name).await
         };

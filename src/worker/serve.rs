@@ -1,19 +1,21 @@
 //! A mount that serves, and how it ends.
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stead_base::Tasks;
+use stead_base::{Errno, Tasks};
 use stead_chunk::ChunkStore;
-use stead_fuse::Session;
+use stead_fuse::{Session, Unanswered};
 use stead_meta::ops::Meta;
 use stead_vfs::Vfs;
 use stead_volume::MountConfig;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::error::Error;
+use crate::stages::SessionState;
+use crate::storage::Reconfigure;
 
 /// How long an end asked for by a signal waits for applications to close their files.
 const GRACE: Duration = Duration::from_secs(3);
@@ -25,6 +27,8 @@ pub enum End {
     Unmounted,
     /// The process was asked to end.
     Stopped,
+    /// Another worker goes on.
+    HandedOver,
     /// The volume was removed or replaced; nothing more was written to it.
     VolumeGone,
 }
@@ -37,6 +41,7 @@ pub struct Serving {
     pub(crate) vfs: Arc<Vfs>,
     pub(crate) session: Session,
     pub(crate) tasks: Tasks,
+    pub(crate) reconfigure: mpsc::Sender<Reconfigure>,
 }
 
 impl Serving {
@@ -44,17 +49,32 @@ impl Serving {
     ///
     /// # Errors
     /// Data that could not be flushed.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<End, Error> {
-        let Self { config, meta, chunks, vfs, session, tasks } = self;
-        let mut unmounted = pin!(session.wait());
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<End, Error> {
         let end = tokio::select! {
-            _ = &mut unmounted => End::Unmounted,
+            end = self.ended() => end,
             () = stop => End::Stopped,
-            reason = meta.gone() => {
+        };
+        self.end(end).await
+    }
+
+    /// Waits until the mount or the volume is gone. To be given up and waited for again at any time.
+    pub(crate) async fn ended(&mut self) -> End {
+        tokio::select! {
+            _ = self.session.wait() => End::Unmounted,
+            reason = self.meta.gone() => {
                 error!(%reason, "the volume is not the one that was mounted any more");
                 End::VolumeGone
             }
-        };
+        }
+    }
+
+    /// Drains.
+    ///
+    /// # Errors
+    /// Data that could not be flushed.
+    pub(crate) async fn end(self, end: End) -> Result<End, Error> {
+        let Self { config, meta, chunks, vfs, mut session, tasks, .. } = self;
+        let unmounted = session.wait();
         info!(?end, "draining");
         if end != End::Unmounted && !(config.owns_mount && leave(&config, unmounted).await) {
             // Applications still write: what is acknowledged from here on would be lost, so nothing is any more.
@@ -72,6 +92,75 @@ impl Serving {
             Error::Io { what: "flush at the end".to_owned(), error: std::io::Error::from_raw_os_error(errno.0) }
         })?;
         Ok(end)
+    }
+}
+
+/// How long changes that were asked for may take before a handover is given up.
+const CHANGES: Duration = Duration::from_secs(10);
+/// How often data is written back that came while other data was.
+const FLUSHES: u32 = 5;
+
+impl Serving {
+    /// What a worker after this one must know.
+    pub(crate) fn state(&self) -> SessionState {
+        SessionState { negotiated: self.session.negotiated().clone(), sid: self.meta.session().0 }
+    }
+
+    /// Stops answering once nothing would be lost without this process. What the kernel asks from then on, and what it has
+    /// asked and has no answer to, is for the next worker.
+    ///
+    /// # Errors
+    /// Why not; then it serves on.
+    pub(crate) async fn hand_over(&mut self) -> Result<(), Error> {
+        let refused = |why: &str| Error::Io { what: "hand over".to_owned(), error: std::io::Error::other(why) };
+        let unanswered = self.session.suspend(CHANGES).await;
+        self.vfs.freeze();
+        let ready = match unanswered {
+            Unanswered::Changes => Err(refused("changes that were asked for take too long")),
+            Unanswered::Repeatable => self.flush().await.map_err(|errno| refused(errno.name())),
+        };
+        if ready.is_err() {
+            self.vfs.thaw();
+            self.session.resume();
+        } else {
+            self.session.silence();
+        }
+        ready
+    }
+
+    async fn flush(&self) -> Result<(), Errno> {
+        let mut flushed = self.vfs.flush_for_successor().await;
+        for _again in 1..FLUSHES {
+            if flushed != Err(Errno::EAGAIN) {
+                break;
+            }
+            flushed = self.vfs.flush_for_successor().await;
+        }
+        flushed
+    }
+
+    /// Ends after [`Serving::hand_over`]: the session with the engine stays.
+    pub(crate) async fn leave(self) {
+        let Self { meta, chunks, vfs, tasks, .. } = self;
+        if let Err(errno) = vfs.drain().await {
+            error!(%errno, "data is left that came after the handover");
+        }
+        tasks.drain().await;
+        chunks.drain().await;
+        meta.drain().await;
+    }
+
+    /// Uses other credentials for the object storage.
+    ///
+    /// # Errors
+    /// They do not open it; the old ones stay in use.
+    pub(crate) async fn reconfigure(&mut self, config: MountConfig) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        let ended = || Error::BadInput("the worker is about to end".to_owned());
+        self.reconfigure.send(Reconfigure { config: config.clone(), done }).await.map_err(|_ended| ended())?;
+        answer.await.map_err(|_ended| ended())??;
+        self.config = config;
+        Ok(())
     }
 }
 

@@ -2,27 +2,31 @@
 //! built is taken down again when a later one fails.
 
 use std::future::Future;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use stead_base::{Clock, Tasks};
+use stead_base::{Clock, Errno, SessionId, Tasks};
 use stead_chunk::{ChunkConfig, ChunkStore, Compression, Eviction, UploadHours, Verify, Writeback};
-use stead_fuse::{FuseConfig, Session};
+use stead_fuse::{FuseConfig, Negotiated, Session};
 use stead_meta::format::Format;
 use stead_meta::ops::{Meta, MetaOptions};
 use stead_meta::store::Store;
 use stead_meta::url::{ConnectOptions, MetaUrl, connect};
-use stead_vfs::{Vfs, VfsConfig};
+use stead_vfs::{Segment, Vfs, VfsConfig};
 use stead_volume::{CacheChecksum, CacheEviction, MountConfig, MountOptions};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::error::{Error, Stage, StartError};
 use crate::page::start_page;
 use crate::serve::Serving;
-use crate::storage::{Remover, Storage};
+use crate::storage::{Reconfigure, Remover, Storage};
 
 /// The version that sessions carry: the Go program must be able to compare it.
 const CLIENT_VERSION: &str = concat!("1.4.0+stead-", env!("CARGO_PKG_VERSION"));
@@ -62,19 +66,51 @@ async fn run<T>(stage: Stage, work: impl Future<Output = Result<T, Error>>) -> R
 /// # Errors
 /// The stage that failed and why; neither a session nor a task is left behind.
 pub async fn start(config: MountConfig, fd: OwnedFd, process: Process) -> Result<Serving, StartError> {
+    Box::pin(start_after(None, config, fd, process)).await
+}
+
+/// What a worker leaves to the one after it.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    pub(crate) session: SessionState,
+    /// The [`Segment`].
+    pub(crate) segment: OwnedFd,
+}
+
+/// What a worker after this one must know of the mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SessionState {
+    /// With the kernel.
+    pub(crate) negotiated: Negotiated,
+    /// With the engine; 0 = none, the mount is read-only.
+    pub(crate) sid: u64,
+}
+
+/// [`start`], or going on where another worker has ended. What that one has left is there as long as it can be used.
+pub(crate) async fn start_after(
+    before: Option<Predecessor>,
+    config: MountConfig,
+    fd: OwnedFd,
+    process: Process,
+) -> Result<Serving, StartError> {
+    let sid = before.as_ref().map(|before| SessionId(before.session.sid));
     run(Stage::Checks, async { check(&config) }).await?;
     let (store, format) = run(Stage::Format, load_format(&config, &process)).await?;
     let storage = Box::pin(run(Stage::Storage, Storage::open(&format, &config))).await?;
     let chunks = run(Stage::Chunk, async { open_chunks(&format, &config, &process.clock, &storage) }).await?;
-    let meta = run(Stage::Session, start_session(&config, &process, store, format, &chunks)).await?;
+    let meta = run(Stage::Session, start_session(&config, &process, store, format, &chunks, sid)).await?;
     let tasks = Tasks::new();
-    let served = Box::pin(serve(&config, fd, &process, &meta, &chunks, storage, &tasks)).await;
+    let (reconfigure, configs) = mpsc::channel(1);
+    let served = Box::pin(serve(&config, fd, &process, &meta, &chunks, (storage, configs), &tasks, before)).await;
     match served {
-        Ok((vfs, session)) => Ok(Serving { config, meta, chunks, vfs, session, tasks }),
+        Ok((vfs, session)) => Ok(Serving { config, meta, chunks, vfs, session, tasks, reconfigure }),
         Err(failed) => {
             tasks.drain().await;
             meta.drain().await;
-            if let Err(error) = meta.close_session().await {
+            // A session that was taken over is for the next who tries.
+            if sid.is_none()
+                && let Err(error) = meta.close_session().await
+            {
                 warn!(%error, "the session is left to expire");
             }
             Err(failed)
@@ -82,18 +118,21 @@ pub async fn start(config: MountConfig, fd: OwnedFd, process: Process) -> Result
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything that the stages before have built")]
 async fn serve(
     config: &MountConfig,
     fd: OwnedFd,
     process: &Process,
     meta: &Arc<Meta>,
     chunks: &Arc<ChunkStore>,
-    storage: Storage,
+    (storage, configs): (Storage, mpsc::Receiver<Reconfigure>),
     tasks: &Tasks,
+    before: Option<Predecessor>,
 ) -> Result<(Arc<Vfs>, Session), StartError> {
-    let vfs = run(Stage::Vfs, async { Ok(open_vfs(config, process, meta, chunks)) }).await?;
+    let (negotiated, segment) = before.map(|before| (before.session.negotiated, before.segment)).unzip();
+    let vfs = run(Stage::Vfs, open_vfs(config, process, meta, chunks, segment)).await?;
     run(Stage::Background, async {
-        storage.follow_format(meta, tasks);
+        storage.follow(meta, configs, tasks);
         meta.start_background();
         start_page(config, process, meta, &vfs, tasks).await
     })
@@ -104,11 +143,28 @@ async fn serve(
         ..FuseConfig::default()
     };
     let handshake = async {
-        let serving = Session::serve(Arc::clone(&vfs), fd, fuse, tokio::runtime::Handle::current());
+        let (vfs, runtime) = (Arc::clone(&vfs), tokio::runtime::Handle::current());
+        let serving = match negotiated {
+            None => Session::serve(vfs, fd, fuse, runtime),
+            Some(negotiated) => adopt(vfs, fd, negotiated, &fuse, runtime),
+        };
         serving.map_err(|error| Error::Io { what: "FUSE handshake".to_owned(), error })
     };
     let session = run(Stage::Serve, handshake).await?;
     Ok((vfs, session))
+}
+
+fn adopt(
+    vfs: Arc<Vfs>,
+    fd: OwnedFd,
+    negotiated: Negotiated,
+    config: &FuseConfig,
+    runtime: Handle,
+) -> io::Result<Session> {
+    let session = Session::adopt(Arc::clone(&vfs), fd, negotiated, config, runtime.clone())?;
+    // While it serves: the kernel may first have to write the pages that it is to drop.
+    runtime.spawn(async move { vfs.everything_changed().await });
+    Ok(session)
 }
 
 fn check(config: &MountConfig) -> Result<(), Error> {
@@ -219,6 +275,7 @@ async fn start_session(
     store: Arc<dyn Store>,
     format: Format,
     chunks: &Arc<ChunkStore>,
+    before: Option<SessionId>,
 ) -> Result<Arc<Meta>, Error> {
     let options = &config.options;
     let meta_options = MetaOptions {
@@ -243,13 +300,23 @@ async fn start_session(
     })?;
     meta.set_slice_remover(Arc::new(Remover(Arc::clone(chunks))));
     if !options.read_only {
-        let sid = meta.start_session().await?;
+        let sid = match before {
+            None => meta.start_session().await?,
+            Some(sid) => meta.resume_session(sid).await?,
+        };
         info!(%sid, "session started");
     }
     Ok(meta)
 }
 
-fn open_vfs(config: &MountConfig, process: &Process, meta: &Arc<Meta>, chunks: &Arc<ChunkStore>) -> Arc<Vfs> {
+/// With `segment`, what another process has left open is open again.
+async fn open_vfs(
+    config: &MountConfig,
+    process: &Process,
+    meta: &Arc<Meta>,
+    chunks: &Arc<ChunkStore>,
+    segment: Option<OwnedFd>,
+) -> Result<Arc<Vfs>, Error> {
     let options = &config.options;
     let vfs_config = VfsConfig {
         attr_cache: options.attr_cache,
@@ -265,9 +332,16 @@ fn open_vfs(config: &MountConfig, process: &Process, meta: &Arc<Meta>, chunks: &
         gid: process.gid,
         ..VfsConfig::default()
     };
-    let vfs = Vfs::new(vfs_config, Arc::clone(meta), Arc::clone(chunks), Arc::clone(&process.clock));
+    let inherits = segment.is_some();
+    let segment = segment.map_or_else(Segment::shared, Segment::open);
+    let segment = segment.map_err(|error| Error::Io { what: "memory for handles".to_owned(), error })?;
+    let vfs = Vfs::over(segment, vfs_config, Arc::clone(meta), Arc::clone(chunks), Arc::clone(&process.clock));
     publish(config, meta, chunks, &vfs);
-    vfs
+    if inherits {
+        let failed = |errno: Errno| io::Error::from_raw_os_error(errno.0);
+        vfs.inherit().await.map_err(|errno| Error::Io { what: "open handles".to_owned(), error: failed(errno) })?;
+    }
+    Ok(vfs)
 }
 
 /// What `.config` tells of the layers below and of the mount (format.md §6.2): durations in nanoseconds, sizes in bytes.

@@ -10,7 +10,7 @@ use stead_meta::format::Format;
 use stead_meta::ops::{Meta, SliceRemover};
 use stead_object::{Encrypted, Limits, ObjectStore, Policy, Requests, StorageConfig, Swappable};
 use stead_volume::{MountConfig, Secret};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::error::Error;
@@ -27,6 +27,12 @@ pub(crate) struct Storage {
     objects: Arc<Swappable>,
     limits: Arc<Limits>,
     requests: Arc<Requests>,
+}
+
+/// New credentials, and who wants to know whether they are good.
+pub(crate) struct Reconfigure {
+    pub(crate) config: MountConfig,
+    pub(crate) done: oneshot::Sender<Result<(), Error>>,
 }
 
 impl Storage {
@@ -54,17 +60,25 @@ impl Storage {
         &self.requests
     }
 
-    /// Applies changes of the Format without a restart, until `tasks` end.
-    pub(crate) fn follow_format(mut self, meta: &Meta, tasks: &Tasks) {
+    /// Applies changes of the Format, and new credentials, without a restart, until `tasks` end.
+    pub(crate) fn follow(mut self, meta: &Meta, mut configs: mpsc::Receiver<Reconfigure>, tasks: &Tasks) {
         let (sender, mut formats) = watch::channel(meta.format());
         meta.on_reload(Box::new(move |format| drop(sender.send_replace(Arc::new(format.clone())))));
         let stop = tasks.stopping();
         tasks.spawn("storage", async move {
             let follow = async {
                 let mut done = true;
-                while another(&mut formats, done).await {
+                loop {
+                    let new = tokio::select! {
+                        more = another(&mut formats, done) => if more { None } else { break },
+                        Some(new) = configs.recv() => Some(new),
+                    };
                     let format = Arc::clone(&formats.borrow_and_update());
-                    done = self.follow(&format).await;
+                    match new {
+                        None => done = self.apply(&format).await,
+                        // Whoever asked may have gone.
+                        Some(Reconfigure { config, done }) => drop(done.send(self.reconfigure(config, &format).await)),
+                    }
                 }
             };
             stop.run_until_cancelled(follow).await.unwrap_or(());
@@ -72,7 +86,7 @@ impl Storage {
     }
 
     /// Whether the storage is the one that the Format names now.
-    async fn follow(&mut self, format: &Format) -> bool {
+    async fn apply(&mut self, format: &Format) -> bool {
         let (upload, download) = limits(format, &self.mount);
         self.limits.set(upload, download);
         let moved = self.move_to(format).await;
@@ -80,6 +94,16 @@ impl Storage {
             warn!(%error, "the Format names a storage that cannot be used; the old one stays");
         }
         moved.is_ok()
+    }
+
+    /// Uses the credentials of `config` from now on; if they do not open the storage, the old ones stay.
+    async fn reconfigure(&mut self, config: MountConfig, format: &Format) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.mount, config);
+        let moved = self.move_to(format).await;
+        if moved.is_err() {
+            self.mount = before;
+        }
+        moved
     }
 
     async fn move_to(&mut self, format: &Format) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use stead_csi::proto::controller_client::ControllerClient;
 use stead_csi::proto::node_client::NodeClient;
 use stead_csi::proto::volume_capability::access_mode::Mode;
@@ -25,7 +26,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::mount::detach;
-use crate::process::{Process, eventually};
+use crate::process::{Process, eventually, files_below, signal_to, tail};
 use crate::servers::{Minio, Redis, free_port};
 use crate::tools;
 use crate::volume::Engine;
@@ -53,15 +54,30 @@ pub struct Services {
     pub minio: Option<Minio>,
     /// The engine, if it is a server.
     pub redis: Option<Redis>,
+    runner: Option<Process>,
     dir: TempDir,
+}
+
+/// Where workers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// Below the node service.
+    OfNode,
+    /// Below a runner, which is as unprivileged as they are.
+    OfRunner,
 }
 
 impl Services {
     /// Starts everything: Redis with `MinIO`, or SQLite with a directory.
     pub fn start(engine: Engine) -> Self {
+        Self::start_with(engine, Workers::OfNode)
+    }
+
+    /// The same with a choice of where workers run.
+    pub fn start_with(engine: Engine, workers: Workers) -> Self {
         let dir = tempfile::Builder::new().prefix("csi-").tempdir().expect("a temporary directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("own directory");
-        for name in ["controller", "data", "cache"] {
+        for name in ["controller", "data", "cache", "run"] {
             let made = dir.path().join(name);
             fs::create_dir(&made).expect("a new directory");
             chown(&made, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).expect("tests of CSI run as root");
@@ -75,7 +91,8 @@ impl Services {
         };
         let secrets = secrets(dir.path(), redis.as_ref(), minio.as_ref());
         let mut controller = start_controller(dir.path());
-        let mut node = start_node(dir.path());
+        let runner = (workers == Workers::OfRunner).then(|| start_runner(dir.path()));
+        let mut node = start_node(dir.path(), workers);
         let sockets = [socket(dir.path(), "controller"), socket(dir.path(), "node")];
         eventually("controller and node listen", Duration::from_secs(20), || {
             controller.expect_alive();
@@ -83,7 +100,35 @@ impl Services {
             sockets.iter().all(|socket| socket.exists()).then_some(())
         });
         let client = CsiClient::connect(&sockets[0], &sockets[1]);
-        Self { controller, node, client, secrets, minio, redis, dir }
+        Self { controller, node, client, secrets, minio, redis, runner, dir }
+    }
+
+    /// Ends the node service and starts another one, which listens when this returns.
+    pub fn restart_node(&mut self) {
+        assert!(self.node.stop(), "the node service ends when it is asked to");
+        let workers = if self.runner.is_some() { Workers::OfRunner } else { Workers::OfNode };
+        self.node = start_node(self.dir.path(), workers);
+        let socket = self.node_socket();
+        eventually("the node service listens again", Duration::from_secs(20), || {
+            self.node.expect_alive();
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
+    }
+
+    /// Has every worker replaced by a new one, and waits for that.
+    pub fn replace_worker(&self, volume: &Volume) {
+        let before = self.worker(volume);
+        self.node.signal(Signal::SIGHUP);
+        eventually("another worker serves", Duration::from_secs(30), || {
+            self.worker(volume).filter(|worker| Some(*worker) != before)
+        });
+    }
+
+    /// The process that serves a volume.
+    pub fn worker(&self, volume: &Volume) -> Option<u32> {
+        let file = self.path("state/workers").join(format!("{}.json", volume.volume_id));
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+        u32::try_from(json["pid"].as_u64()?).ok()
     }
 
     /// The controller's socket.
@@ -158,13 +203,22 @@ impl Services {
 
     /// The services' last words.
     pub fn logs(&self) -> String {
-        format!("controller:\n{}\nnode:\n{}", self.controller.log_tail(), self.node.log_tail())
+        let workers = files_below(&self.path("state/logs"));
+        let workers: Vec<String> = workers.iter().map(|log| tail(log, 120)).collect();
+        let (controller, node) = (self.controller.log_tail(), self.node.log_tail());
+        format!("controller:\n{controller}\nnode:\n{node}\nworkers:\n{}", workers.join("\n"))
     }
 }
 
 impl Drop for Services {
     fn drop(&mut self) {
         self.node.stop();
+        for worker in fs::read_dir(self.path("state/workers")).into_iter().flatten().flatten() {
+            let json = fs::read(worker.path()).ok().and_then(|json| serde_json::from_slice(&json).ok());
+            let pid = json.and_then(|json: serde_json::Value| json["pid"].as_u64());
+            // What a failed test leaves would keep its callers waiting.
+            pid.and_then(|pid| u32::try_from(pid).ok()).into_iter().for_each(|pid| signal_to(pid, Signal::SIGKILL));
+        }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let left = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
         left.filter(|path| path.starts_with(self.dir.path())).for_each(detach);
@@ -200,11 +254,30 @@ fn start_controller(dir: &Path) -> Process {
     Process::start("stead controller", &mut command, &dir.join("controller.log"))
 }
 
-fn start_node(dir: &Path) -> Process {
+fn start_runner(dir: &Path) -> Process {
+    let mut command = Command::new(tools::stead());
+    command.args(["runner", "--socket"]).arg(runner_socket(dir));
+    command.uid(UNPRIVILEGED).gid(UNPRIVILEGED).current_dir("/");
+    let mut runner = Process::start("stead runner", &mut command, &dir.join("runner.log"));
+    eventually("the runner listens", Duration::from_secs(20), || {
+        runner.expect_alive();
+        runner_socket(dir).exists().then_some(())
+    });
+    runner
+}
+
+fn runner_socket(dir: &Path) -> PathBuf {
+    dir.join("run").join("runner.sock")
+}
+
+fn start_node(dir: &Path, workers: Workers) -> Process {
     let mut command = Command::new(tools::stead());
     command.args(["node", "--endpoint", &format!("unix://{}", socket(dir, "node").display())]);
     command.args(["--node-id", &format!("node-{}", free_port()), "--state-dir"]).arg(dir.join("state"));
     command.args(["--worker-uid", "65532", "--worker-gid", "65532"]);
+    if workers == Workers::OfRunner {
+        command.arg("--runner-socket").arg(runner_socket(dir));
+    }
     Process::start("stead node", &mut command, &dir.join("node.log"))
 }
 

@@ -8,6 +8,7 @@ use stead_upkeep::Opened;
 use stead_volume::Secret;
 use stead_worker::Process;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
@@ -78,6 +79,19 @@ pub(crate) fn process() -> Process {
 pub(crate) fn kill_self() {
     // SIGKILL to oneself is always permitted.
     let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+}
+
+/// Notified at each SIGHUP.
+pub(crate) fn hangups() -> Result<Arc<Notify>, Failure> {
+    let mut signals = signal(SignalKind::hangup()).map_err(|error| Failure::general(format!("signals: {error}")))?;
+    let notify = Arc::new(Notify::new());
+    let told = Arc::clone(&notify);
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            told.notify_one();
+        }
+    });
+    Ok(notify)
 }
 
 /// A token that SIGTERM or SIGINT cancels.

@@ -110,7 +110,7 @@ async fn serve_here(config: MountConfig, fd: OwnedFd) -> Result<(), Failure> {
         End::VolumeGone => {
             Err(Failure::new(Code::VolumeGone, "the volume was removed or replaced while it was mounted"))
         }
-        End::Unmounted | End::Stopped => Ok(()),
+        End::Unmounted | End::Stopped | End::HandedOver => Ok(()),
     }
 }
 
@@ -125,7 +125,7 @@ async fn serve_in_background(config: MountConfig, fd: OwnedFd, log: Option<PathB
     let (_child, channel) = launch::start(&WorkerLaunch { exe, uid, gid }, log).map_err(failed)?;
     let shown = config.mount_point.display().to_string();
     let config = serde_json::to_value(&config).map_err(|error| Failure::general(error.to_string()))?;
-    channel.send(&Message::Mount { config }, &[fd.as_raw_fd()]).await.map_err(failed)?;
+    channel.send(&Message::Mount { config, keeper: None }, &[fd.as_raw_fd()]).await.map_err(failed)?;
     drop(fd);
     match channel
         .recv()
@@ -133,7 +133,7 @@ async fn serve_in_background(config: MountConfig, fd: OwnedFd, log: Option<PathB
         .map_err(|error| Failure::general(format!("worker: {error}; see {}", log_path.display())))?
         .0
     {
-        Message::Serving { pid } => {
+        Message::Serving { pid, .. } => {
             println!("{shown} is served by process {pid}; log: {}", log_path.display());
             Ok(())
         }

@@ -1,10 +1,12 @@
 //! The processes that serve: controller, node, worker.
 
-use stead_csi::{ControllerConfig, NodeConfig, run_controller, run_node};
+use std::path::PathBuf;
+
+use stead_csi::{ControllerConfig, NodeConfig, WorkerMode, run_controller, run_node};
 use stead_keeper::launch::WorkerLaunch;
 
 use super::environment;
-use crate::args::{ControllerArgs, NodeArgs, WorkerArgs};
+use crate::args::{ControllerArgs, NodeArgs, RunnerArgs, WorkerArgs};
 use crate::exit::Failure;
 
 pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
@@ -15,15 +17,28 @@ pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
 
 pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
-    let exe = std::env::current_exe().map_err(|error| Failure::general(format!("own program: {error}")))?;
+    let exe = args.worker_exe.map_or_else(own_program, Ok)?;
+    let mode = args.runner_socket.map_or(WorkerMode::Process, |socket| WorkerMode::Runner { socket });
     let config = NodeConfig {
         endpoint: args.service.endpoint,
         driver_name: args.service.driver_name,
         node_id: args.node_id,
         state_dir: args.state_dir,
         worker: WorkerLaunch { exe, uid: args.worker_uid, gid: args.worker_gid },
+        mode,
     };
-    run_node(config, stop).await.map_err(|error| Failure::general(error.to_string()))
+    run_node(config, stop, environment::hangups()?).await.map_err(|error| Failure::general(error.to_string()))
+}
+
+pub(crate) async fn runner(args: RunnerArgs) -> Result<(), Failure> {
+    let stop = environment::stop_on_signal()?;
+    let launch = WorkerLaunch { exe: own_program()?, uid: args.worker_uid, gid: args.worker_gid };
+    let ran = stead_keeper::runner::run(&args.socket, launch, stop.cancelled_owned()).await;
+    ran.map_err(|error| Failure::general(error.to_string()))
+}
+
+fn own_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::general(format!("own program: {error}")))
 }
 
 pub(crate) async fn worker(args: &WorkerArgs) -> Result<(), Failure> {

@@ -61,13 +61,13 @@ impl Publisher {
         let mut state = self.current(&id)?.unwrap_or_else(|| VolumeState::new(&id, identity.clone()));
         if let Some(existing) = state.targets.get(&target) {
             check_repeat(&target, existing, &wanted)?;
-            if state.worker.is_some_and(|worker| worker.is_alive()) {
-                return Ok(());
+            if self.workers.is_serving(&id).await && root_of(&self.state.mount_point(&id))?.is_some() {
+                return self.workers.refresh(&id, &volume).await;
             }
         }
         check_sharing(&state, &target, exclusive)?;
         if state.draining || (state.targets.is_empty() && state.identity != identity) {
-            self.workers.stop(&id, state.worker).await?;
+            self.workers.stop(&id).await?;
             state = VolumeState::new(&id, identity.clone());
         }
         if state.identity != identity {
@@ -77,6 +77,7 @@ impl Publisher {
         // Before anything is started: a target that cannot be used should cost nothing.
         target::unmount(&target).await?;
         let made = target::make(&target)?;
+        target::check_empty(&target)?;
         let result = self.serve_and_bind(&id, &mut state, &target, &wanted, volume).await;
         if result.is_err() {
             self.undo(&id, state, &target, made).await;
@@ -93,10 +94,11 @@ impl Publisher {
         volume: VolumeMount,
     ) -> Result<()> {
         let root = self.state.mount_point(id);
-        let serves = state.worker.is_some_and(|worker| worker.is_alive()) && root_of(&root)?.is_some();
-        if !serves {
-            self.workers.take_down(id).await;
-            state.worker = Some(self.workers.start(id, volume).await?);
+        if self.workers.is_serving(id).await && root_of(&root)?.is_some() {
+            self.workers.refresh(id, &volume).await?;
+        } else {
+            self.workers.stop(id).await?;
+            self.workers.start(id, volume).await?;
             self.state.save(id, state)?;
             self.bind_again(state, target, &root).await;
         }
@@ -156,7 +158,7 @@ impl Publisher {
         }
         state.draining = true;
         self.state.save(id, &state)?;
-        self.workers.stop(id, state.worker).await?;
+        self.workers.stop(id).await?;
         self.state.remove(id)
     }
 

@@ -22,8 +22,6 @@ pub(crate) struct VolumeState {
     pub(crate) volume: String,
     /// File system and directory that are served.
     pub(crate) identity: String,
-    /// Who serves it; `None` = nobody yet.
-    pub(crate) worker: Option<ProcessId>,
     /// The worker was asked to end.
     pub(crate) draining: bool,
     /// Where it is published.
@@ -43,7 +41,7 @@ pub(crate) struct TargetState {
 
 impl VolumeState {
     pub(crate) fn new(id: &VolumeId, identity: String) -> Self {
-        Self { volume: id.to_string(), identity, worker: None, draining: false, targets: BTreeMap::new() }
+        Self { volume: id.to_string(), identity, draining: false, targets: BTreeMap::new() }
     }
 }
 
@@ -57,12 +55,33 @@ impl StateDir {
     /// Makes the directories that are missing.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed = |error: std::io::Error| Error::State { path: path.to_owned(), why: error.to_string() };
-        for name in ["mounts", "volumes", "logs"] {
+        for name in ["mounts", "volumes", "workers", "logs"] {
             fs::create_dir_all(path.join(name)).map_err(failed)?;
         }
         forget_old_logs(&path.join("logs")).map_err(failed)?;
         // Mount points are compared with those in mountinfo, which has no symbolic links.
         Ok(Self { root: path.canonicalize().map_err(failed)? })
+    }
+
+    /// The directory itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Who serves a volume; `None` = nobody, or a process that is not seen from here.
+    pub(crate) fn load_worker(&self, id: &VolumeId) -> Result<Option<ProcessId>> {
+        read(&self.root.join("workers").join(format!("{id}.json")))
+    }
+
+    /// Notes who serves a volume.
+    pub(crate) fn save_worker(&self, id: &VolumeId, worker: Option<ProcessId>) -> Result<()> {
+        let path = self.root.join("workers").join(format!("{id}.json"));
+        let Some(worker) = worker else { return forget(path) };
+        let temporary = path.with_extension("tmp");
+        let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
+        // Not for after a stop of the machine: no process outlives that.
+        fs::write(&temporary, serde_json::to_vec(&worker).expect("numbers")).map_err(failed)?;
+        fs::rename(&temporary, &path).map_err(failed)
     }
 
     /// Where a volume's worker is mounted.
@@ -81,13 +100,7 @@ impl StateDir {
 
     /// What is known of a volume.
     pub(crate) fn load(&self, id: &VolumeId) -> Result<Option<VolumeState>> {
-        let path = self.file(id);
-        let damaged = |why: String| Error::State { path: path.clone(), why };
-        match fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| damaged(error.to_string())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(damaged(error.to_string())),
-        }
+        read(&self.file(id))
     }
 
     /// Replaces what is known of a volume: whole or not at all, also when the machine stops.
@@ -104,13 +117,25 @@ impl StateDir {
 
     /// Forgets a volume.
     pub(crate) fn remove(&self, id: &VolumeId) -> Result<()> {
-        let path = self.file(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::State { path, why: error.to_string() })
-            }
-            _ => Ok(()),
+        forget(self.file(id))
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let damaged = |why: String| Error::State { path: path.to_owned(), why };
+    match fs::read(path) {
+        Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| damaged(error.to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(damaged(error.to_string())),
+    }
+}
+
+fn forget(path: PathBuf) -> Result<()> {
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::State { path, why: error.to_string() })
         }
+        _ => Ok(()),
     }
 }
 
@@ -147,7 +172,11 @@ mod tests {
         let id = VolumeId::parse("v").expect("right");
         assert_eq!(state_dir.load(&id).expect("readable"), None);
         let mut state = VolumeState::new(&id, "shared:/v".to_owned());
-        state.worker = ProcessId::of(std::process::id().cast_signed());
+        let worker = ProcessId::of(std::process::id().cast_signed());
+        state_dir.save_worker(&id, worker).expect("writable");
+        assert_eq!(state_dir.load_worker(&id).expect("readable"), worker);
+        state_dir.save_worker(&id, None).expect("writable");
+        assert_eq!(state_dir.load_worker(&id).expect("readable"), None);
         state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7) });
         state_dir.save(&id, &state).expect("writable");
         let reopened = StateDir::open(dir.path()).expect("there");

@@ -54,13 +54,29 @@ pub(crate) fn make(path: &Path) -> Result<bool> {
     }
 }
 
+/// Refuses a directory that holds something: a mount would hide it, and it would show when the mount is gone.
+pub(crate) fn check_empty(path: &Path) -> Result<()> {
+    let wrong = |why: String| Error::Target { path: path.to_owned(), why };
+    let mut entries = fs::read_dir(path).map_err(|error| wrong(error.to_string()))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(Ok(entry)) => Err(wrong(format!("must be empty, and there is {:?}", entry.file_name()))),
+        Some(Err(error)) => Err(wrong(error.to_string())),
+    }
+}
+
+/// Makes a directory immutable: while nothing is mounted on it, nothing can be written to the node's own disk.
+pub(crate) fn protect(path: &Path) {
+    if let Err(error) = mount::set_immutable(path, true) {
+        debug!(%error, "the directory under the mount stays writable");
+    }
+}
+
 /// Binds the mounted root at `source` on the target. The directory below is made immutable first: should the mount
 /// vanish, nothing can be written to the node's own disk.
 pub(crate) async fn bind(source: PathBuf, target: PathBuf, read_only: bool) -> Result<()> {
     let bound = within("bind a volume", SYSCALL, move || {
-        if let Err(error) = mount::set_immutable(&target, true) {
-            debug!(%error, "the directory under the mount stays writable");
-        }
+        protect(&target);
         FuseRoot::open(&source)?.bind(&target, read_only)
     });
     Ok(bound.await?)

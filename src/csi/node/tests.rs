@@ -11,6 +11,7 @@ use tonic::Code;
 
 use super::*;
 use crate::capability::tests::mount_capability;
+use crate::config::WorkerMode;
 use crate::proto::volume_capability::access_mode::Mode;
 
 /// Takes the mount, says that it serves, ends when it is asked to; the end of the socket means nothing to it.
@@ -28,7 +29,12 @@ case "$message" in
     *die-please*) echo "cannot go on" >&2; exit 1 ;;
 esac
 printf '{"type":"serving","pid":%d}' $$ >&3
-receive
+while receive; do
+    case "$message" in
+        *ping*) printf '{"type":"alive"}' >&3 ;;
+        *) break ;;
+    esac
+done
 "#;
 
 struct TestNode {
@@ -55,6 +61,7 @@ impl TestNode {
             node_id: "node-1".to_owned(),
             state_dir: dir.join("state"),
             worker,
+            mode: WorkerMode::Process,
         };
         NodeService::open(config).expect("writable")
     }
@@ -95,7 +102,7 @@ impl TestNode {
 
     fn worker(&self, volume: &str) -> Option<process::ProcessId> {
         let id = VolumeId::parse(volume).expect("right");
-        self.service.publisher.state.load(&id).expect("readable").and_then(|state| state.worker)
+        self.service.publisher.state.load_worker(&id).expect("readable")
     }
 }
 
@@ -204,7 +211,7 @@ async fn state_survives_a_restart_and_holds_no_secret() {
 }
 
 #[tokio::test]
-async fn after_the_death_of_a_worker_the_next_publication_mounts_again() {
+async fn after_the_death_of_a_worker_another_one_goes_on_with_the_mount() {
     let node = TestNode::new();
     node.publish(node.request("v", "a")).await.expect("published");
     let device = |name| mountinfo::at(&node.target(name)).expect("readable").expect("mounted").device;
@@ -212,12 +219,23 @@ async fn after_the_death_of_a_worker_the_next_publication_mounts_again() {
     first.signal(nix::sys::signal::Signal::SIGKILL);
     assert!(first.ended_within(Duration::from_secs(5)).await);
     node.publish(node.request("v", "b")).await.expect("published");
-    assert_ne!(node.worker("v"), Some(first));
-    assert_ne!(device("a"), before, "the other target got the new mount");
-    assert_eq!(device("a"), device("b"));
+    let second = node.worker("v").expect("started");
+    assert!(second != first && second.is_alive());
+    assert_eq!((device("a"), device("b")), (before, before), "it is the same mount");
     node.unpublish("v", "a").await.expect("taken back");
     node.unpublish("v", "b").await.expect("taken back");
-    assert!(node.mounts().is_empty());
+    assert!(!second.is_alive() && node.mounts().is_empty());
+}
+
+#[tokio::test]
+async fn a_target_that_holds_something_is_refused() {
+    let node = TestNode::new();
+    let precious = node.target("a").join("precious");
+    std::fs::create_dir_all(node.target("a")).expect("writable");
+    std::fs::write(&precious, "x").expect("new");
+    let status = node.publish(node.request("v", "a")).await.expect_err("not empty");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("precious") && precious.exists(), "{status}");
 }
 
 #[tokio::test]

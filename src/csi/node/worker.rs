@@ -3,26 +3,41 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use stead_keeper::launch::{self, WorkerLaunch};
+use serde_json::Value;
+use stead_keeper::launch;
 use stead_keeper::mount::{self, MountSpec};
-use stead_keeper::{Channel, Message, within};
-use stead_volume::{VolumeId, VolumeMount};
-use tokio::process::Child;
+use stead_keeper::{Channel, Message, Peer, Process, within};
+use stead_volume::{MountConfig, VolumeId, VolumeMount};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::keeper::{self, Command, Health, KeeperHandle, Kept, Told};
+use super::launcher::Launcher;
 use super::process::ProcessId;
 use super::state::StateDir;
 use super::target;
 use crate::error::{Error, Result};
 
+/// What a worker of an earlier node service brings.
+pub(crate) struct Resumed {
+    pub(crate) config: MountConfig,
+    pub(crate) session: Value,
+    pub(crate) device: OwnedFd,
+    pub(crate) segment: OwnedFd,
+}
+
+/// How long a worker that lives may take to find a new node service.
+const RESUME: Duration = Duration::from_secs(5);
+/// How often to look whether it has.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a worker may take until it serves.
 const START: Duration = Duration::from_secs(60);
 /// How long it may flush what is not stored yet before a call gives up waiting.
@@ -32,32 +47,37 @@ const MAX_LOG: u64 = 16 << 20;
 /// The end of a log that is told when a worker dies at its start.
 const LOG_TAIL: u64 = 2000;
 
-/// What this process holds of a running worker; a worker from before a restart has none.
-struct Held {
-    process: ProcessId,
-    channel: Arc<Channel>,
-    /// While it is open, the kernel keeps the mount.
-    _device: OwnedFd,
-}
-
 /// The workers of this node.
 #[derive(Clone)]
 pub(crate) struct Workers {
-    launch: WorkerLaunch,
+    launcher: Launcher,
     state: StateDir,
-    held: Arc<Mutex<HashMap<VolumeId, Held>>>,
+    kept: Arc<Mutex<HashMap<VolumeId, KeeperHandle>>>,
 }
 
 impl Workers {
-    pub(crate) fn new(launch: WorkerLaunch, state: StateDir) -> Self {
-        Self { launch, state, held: Arc::default() }
+    pub(crate) fn new(launcher: Launcher, state: StateDir) -> Self {
+        Self { launcher, state, kept: Arc::default() }
+    }
+
+    pub(crate) fn mount_point(&self, id: &VolumeId) -> PathBuf {
+        self.state.mount_point(id)
+    }
+
+    pub(crate) fn log(&self, id: &VolumeId) -> PathBuf {
+        self.state.log(id)
+    }
+
+    pub(crate) fn keeper_socket(&self) -> PathBuf {
+        self.launcher.keeper_socket(self.state.root())
     }
 
     /// Mounts a volume at its place and starts the worker that serves it. Whatever fails, nothing stays.
-    pub(crate) async fn start(&self, id: &VolumeId, volume: VolumeMount) -> Result<ProcessId> {
+    pub(crate) async fn start(&self, id: &VolumeId, volume: VolumeMount) -> Result<()> {
         let dir = self.state.mount_point(id);
         target::unmount(&dir).await?;
         target::make(&dir)?;
+        target::protect(&dir);
         let result = self.mount_and_serve(id, volume, &dir).await;
         if result.is_err() {
             self.take_down(id).await;
@@ -65,44 +85,54 @@ impl Workers {
         result
     }
 
-    async fn mount_and_serve(&self, id: &VolumeId, volume: VolumeMount, dir: &Path) -> Result<ProcessId> {
+    async fn mount_and_serve(&self, id: &VolumeId, mut volume: VolumeMount, dir: &Path) -> Result<()> {
         let device = mount::open_device()?;
         let options = &volume.config.options;
         let max_read = u32::try_from(options.max_fuse_io.0).unwrap_or(u32::MAX);
         let spec = MountSpec::volume(&volume.name, options.read_only, max_read).with_options(&options.fuse_options);
         let (copy, place) = (launch::keep(&device)?, dir.to_owned());
         within("mount", target::SYSCALL, move || mount::mount(copy.as_fd(), &place, &spec)).await?;
-        let (mut child, channel) = launch::start(&self.launch, self.open_log(id)?)?;
-        if let Err(error) = self.hand_over(id, volume, dir, &device, &channel).await {
-            if let Err(error) = child.kill().await {
-                warn!(volume = %id, %error, "cannot end the worker that failed");
-            }
-            return Err(error);
-        }
-        let ended = || self.failed(id, "start", "it ended at once", None);
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(ended)?;
-        let process = ProcessId::of(pid).ok_or_else(ended)?;
-        info!(volume = %id, pid, mount = %dir.display(), "worker serves");
-        let held = Held { process, channel: Arc::new(channel), _device: device };
-        self.held.lock().insert(id.clone(), held);
-        self.watch(id.clone(), process, child);
-        Ok(process)
-    }
-
-    /// Gives the worker its configuration and the FUSE descriptor, and waits until it serves.
-    async fn hand_over(
-        &self,
-        id: &VolumeId,
-        mut volume: VolumeMount,
-        dir: &Path,
-        device: &OwnedFd,
-        channel: &Channel,
-    ) -> Result<()> {
         dir.clone_into(&mut volume.config.mount_point);
         let config = serde_json::to_value(&volume.config).expect("a configuration has only text keys");
-        channel.send(&Message::Mount { config }, &[device.as_raw_fd()]).await?;
+        let order = Message::Mount { config, keeper: Some(self.keeper_socket()) };
+        let (channel, process, told) = self.start_process(id, &order, &[device.as_raw_fd()]).await?;
+        let Told { session, segment } = told;
+        self.keep(id, Kept { config: volume.config, device, segment, session, channel, process });
+        Ok(())
+    }
+
+    fn keep(&self, id: &VolumeId, kept: Kept) {
+        let handle = keeper::keep(id.clone(), self.clone(), kept);
+        self.kept.lock().insert(id.clone(), handle);
+    }
+
+    /// Starts a process, gives it `order`, and waits until it serves.
+    pub(crate) async fn start_process(
+        &self,
+        id: &VolumeId,
+        order: &Message,
+        fds: &[RawFd],
+    ) -> Result<(Channel, Process, Told)> {
+        let (channel, process) = self.launcher.start(self.open_log(id)?).await?;
+        match self.hand_over(id, order, fds, &channel).await {
+            Ok((pid, told)) => {
+                info!(volume = %id, pid, order = order.kind(), "worker serves");
+                let pid = i32::try_from(pid).ok().and_then(ProcessId::of);
+                self.state.save_worker(id, pid)?;
+                Ok((channel, process, told))
+            }
+            Err(error) => {
+                process.signal(Signal::SIGKILL);
+                process.ended().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn hand_over(&self, id: &VolumeId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<(u32, Told)> {
+        channel.send(order, fds).await?;
         match tokio::time::timeout(START, channel.recv()).await {
-            Ok(Ok((Message::Serving { .. }, _))) => Ok(()),
+            Ok(Ok((Message::Serving { pid, session }, mut fds))) => Ok((pid, Told { session, segment: fds.pop() })),
             Ok(Ok((Message::Failed { stage, error, exit_code }, _))) => {
                 Err(self.failed(id, &stage, &error, Some(exit_code)))
             }
@@ -116,7 +146,76 @@ impl Workers {
         }
     }
 
-    fn failed(&self, id: &VolumeId, stage: &str, error: &str, exit_code: Option<i32>) -> Error {
+    /// Takes back what a worker of an earlier node service has kept: `mount_point` says of which volume.
+    pub(crate) fn resume(&self, peer: Peer, mount_point: &Path, channel: Channel, told: Resumed) -> Result<()> {
+        let id = mount_point.file_name().and_then(|name| name.to_str()).map(VolumeId::parse).transpose()?;
+        let id = id.filter(|id| self.state.mount_point(id) == mount_point);
+        let refused = |why: &str| {
+            let why = format!("process {} of user {} for {}: {why}", peer.pid, peer.uid, mount_point.display());
+            Error::from(stead_keeper::Error::Protocol { why })
+        };
+        let id = id.ok_or_else(|| refused("no volume is mounted there"))?;
+        let recorded = self.state.load_worker(&id)?;
+        if self.keeper(&id).is_some() {
+            return Err(refused("the mount is kept already"));
+        }
+        if peer.uid != self.launcher.uid() {
+            return Err(refused("workers run as another user"));
+        }
+        if recorded.is_none_or(|worker| peer.pid != 0 && (worker.pid != peer.pid || !worker.is_alive())) {
+            return Err(refused("it is not the worker that was started"));
+        }
+        let Resumed { config, session, device, segment } = told;
+        let process = Process::open(peer.pid)?;
+        info!(volume = %id, pid = peer.pid, "worker from before is back");
+        self.keep(&id, Kept { config, device, segment: Some(segment), session, channel, process });
+        Ok(())
+    }
+
+    fn keeper(&self, id: &VolumeId) -> Option<KeeperHandle> {
+        self.kept.lock().get(id).cloned()
+    }
+
+    /// Whether the volume is served, or is about to be again. A worker from before is waited for.
+    pub(crate) async fn is_serving(&self, id: &VolumeId) -> bool {
+        let end = Instant::now() + RESUME;
+        loop {
+            if let Some(keeper) = self.keeper(id) {
+                return keeper.settled(START).await == Health::Serving;
+            }
+            let recorded = self.state.load_worker(id).ok().flatten();
+            if !recorded.is_some_and(ProcessId::is_alive) {
+                return false;
+            }
+            if Instant::now() >= end {
+                warn!(volume = %id, "the worker lives and does not say so");
+                return true;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Uses the credentials of a new publication for a volume that is served already.
+    ///
+    /// # Errors
+    /// They do not open the storage; the old ones stay in use.
+    pub(crate) async fn refresh(&self, id: &VolumeId, volume: &VolumeMount) -> Result<()> {
+        let Some(keeper) = self.keeper(id) else { return Ok(()) };
+        keeper.ask(|answer| Command::Refresh(Box::new(volume.config.clone()), answer)).await
+    }
+
+    /// Replaces every worker by one of the program that is configured now.
+    pub(crate) async fn replace_all(&self) {
+        let kept: Vec<_> = self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect();
+        for (id, keeper) in kept {
+            match keeper.ask(Command::Replace).await {
+                Ok(()) => info!(volume = %id, "worker replaced"),
+                Err(error) => error!(volume = %id, %error, "the worker stays"),
+            }
+        }
+    }
+
+    pub(crate) fn failed(&self, id: &VolumeId, stage: &str, error: &str, exit_code: Option<i32>) -> Error {
         let (stage, error) = (stage.to_owned(), error.to_owned());
         Error::Worker { volume: id.to_string(), stage, error, exit_code, log: self.state.log(id) }
     }
@@ -125,45 +224,35 @@ impl Workers {
         Error::SlowWorker { volume: id.to_string(), what, limit, log: self.state.log(id) }
     }
 
-    /// Waits for the end of a worker. With it goes our copy of the descriptor, so that whoever still uses the mount gets
-    /// an error instead of waiting for ever.
-    fn watch(&self, id: VolumeId, process: ProcessId, mut child: Child) {
-        let held = Arc::clone(&self.held);
-        let log = self.state.log(&id);
-        tokio::spawn(async move {
-            let status = child.wait().await;
-            let mut held = held.lock();
-            if held.get(&id).is_some_and(|held| held.process == process) {
-                held.remove(&id);
-            }
-            match status {
-                Ok(status) if status.success() => info!(volume = %id, pid = process.pid, "worker has ended"),
-                Ok(status) => error!(volume = %id, pid = process.pid, %status, log = %log.display(), "worker died"),
-                Err(error) => error!(volume = %id, pid = process.pid, %error, "worker is lost"),
-            }
-        });
+    /// The keeper of a volume has nothing to keep any more.
+    pub(crate) fn ended(&self, id: &VolumeId) {
+        self.kept.lock().remove(id);
     }
 
     /// Asks a worker to flush and end, waits for that, and unmounts. The targets are unmounted already.
     ///
     /// # Errors
     /// [`Error::SlowWorker`] while it still flushes: a repeat waits on.
-    pub(crate) async fn stop(&self, id: &VolumeId, worker: Option<ProcessId>) -> Result<()> {
-        if let Some(worker) = worker.filter(|worker| worker.is_alive()) {
+    pub(crate) async fn stop(&self, id: &VolumeId) -> Result<()> {
+        let recorded = self.state.load_worker(id)?.filter(|worker| worker.is_alive());
+        if self.keeper(id).is_some() || recorded.is_some() {
             let dir = self.state.mount_point(id);
             // First, so that the kernel hands over what it has not written yet.
             target::unmount(&dir).await?;
-            let channel = self.held.lock().get(id).map(|held| Arc::clone(&held.channel));
-            let told = match channel {
-                Some(channel) => channel.send(&Message::Drain, &[]).await.is_ok(),
-                None => false,
-            };
-            if !told {
+        }
+        let ended = match (self.keeper(id), recorded) {
+            (Some(keeper), _) => {
+                keeper.tell(Command::Drain).await;
+                keeper.ended_within(DRAIN).await
+            }
+            (None, Some(worker)) => {
                 worker.signal(Signal::SIGTERM);
+                worker.ended_within(DRAIN).await
             }
-            if !worker.ended_within(DRAIN).await {
-                return Err(self.slow(id, "ended", DRAIN));
-            }
+            (None, None) => true,
+        };
+        if !ended {
+            return Err(self.slow(id, "ended", DRAIN));
         }
         self.take_down(id).await;
         Ok(())
@@ -171,10 +260,9 @@ impl Workers {
 
     /// Removes what a worker that is gone leaves behind.
     pub(crate) async fn take_down(&self, id: &VolumeId) {
-        self.held.lock().remove(id);
         let dir = self.state.mount_point(id);
         let removed = match target::unmount(&dir).await {
-            Ok(()) => target::remove(&dir),
+            Ok(()) => target::remove(&dir).and_then(|()| self.state.save_worker(id, None)),
             Err(error) => Err(error),
         };
         if let Err(error) = removed {

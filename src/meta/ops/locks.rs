@@ -87,6 +87,33 @@ impl Meta {
         Ok(conflict.map(|(holder, range)| LockRange { pid: if holder == sid { range.pid } else { 0 }, ..range }))
     }
 
+    /// Gives back every lock that this client's session has on a file.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn unlock_all(&self, ino: Ino) -> Result<()> {
+        let (ino, sid) = (self.real(ino), self.session());
+        self.transact(move |txn| {
+            let ours = |owner: &LockOwner| owner.sid == sid;
+            let flocks: Vec<_> = txn.flocks(ino)?.into_keys().filter(ours).collect();
+            let plocks: Vec<_> = txn.plocks(ino)?.into_keys().filter(ours).collect();
+            for owner in &flocks {
+                txn.write(Write::SetFlock(ino, *owner, None));
+            }
+            for owner in &plocks {
+                txn.write(Write::SetPlock(ino, *owner, Vec::new()));
+            }
+            if !flocks.is_empty() {
+                txn.write(Write::DelLocked(sid, LockTable::Flock, ino));
+            }
+            if !plocks.is_empty() {
+                txn.write(Write::DelLocked(sid, LockTable::Plock, ino));
+            }
+            Ok(())
+        })
+        .await
+    }
+
     fn lock_owner(&self, owner: u64) -> Result<LockOwner> {
         self.writable()?;
         match self.session() {

@@ -59,6 +59,15 @@ impl Meta {
         Ok(())
     }
 
+    /// Counts a file that a client before this one, whose session was resumed, has left open. `attr` as of now.
+    pub fn opened_before(&self, ino: Ino, attr: &Attr) {
+        let ino = self.real(ino);
+        self.opened.open(ino);
+        if attr.nlink == 0 {
+            self.opened.lost_name(ino);
+        }
+    }
+
     /// The attributes; for somebody who will read, a store that remembers fetches the first chunk with them.
     async fn attr_to_open(&self, ino: Ino, flags: i32) -> Result<Attr> {
         if !self.store.remembers() || flags & ACCESS_MODE == WRITE_ONLY || flags & TRUNCATE != 0 {

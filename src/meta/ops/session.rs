@@ -29,10 +29,22 @@ impl Meta {
         if self.options.read_only || self.session() != SessionId::NONE {
             return Ok(self.session());
         }
+        let sid = SessionId(self.store.allocate(Counter::NextSession, 1).await?);
+        self.resume_session(sid).await
+    }
+
+    /// Goes on with the session of a client that is gone, with the locks and the files without a name that it kept, in
+    /// place of [`Meta::start_session`]. If it has expired meanwhile, it is registered again and has nothing.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn resume_session(&self, sid: SessionId) -> Result<SessionId> {
+        if self.options.read_only || sid == SessionId::NONE {
+            return Ok(self.session());
+        }
         if self.format().enable_acl {
             self.load_acls().await?;
         }
-        let sid = SessionId(self.store.allocate(Counter::NextSession, 1).await?);
         let (info, expire) = (self.describe_session(), self.expiry());
         *self.session_info.lock() = info.clone();
         self.transact(move |txn| {

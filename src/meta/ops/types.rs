@@ -45,12 +45,22 @@ pub struct Caller {
     /// Supplementary groups. `None`: unknown, as with FUSE requests; rules that turn on membership in a group other
     /// than `gid` are then left to the kernel (`default_permissions`).
     pub groups: Option<Vec<u32>>,
+    /// The kernel's number of what is asked; 0 = none.
+    pub request: u64,
+    /// It was asked before, of a process that has died since: it may have taken effect already.
+    pub again: bool,
 }
 
 impl Caller {
     /// A caller whose supplementary groups only the kernel knows.
     pub const fn new(uid: u32, gid: u32, pid: u32) -> Self {
-        Self { uid, gid, pid, groups: None }
+        Self { uid, gid, pid, groups: None, request: 0, again: false }
+    }
+
+    /// The same who asks by the request of this number; `again` if another process was asked before.
+    #[must_use]
+    pub fn asking(self, request: u64, again: bool) -> Self {
+        Self { request, again, ..self }
     }
 
     /// The administrator: may do everything.

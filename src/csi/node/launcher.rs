@@ -1,0 +1,74 @@
+//! How the process of a worker comes to be: the one place that tells the modes apart.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stead_keeper::launch::{self, WorkerLaunch};
+use stead_keeper::{Channel, Error as KeeperError, Message, Process};
+use tracing::warn;
+
+use crate::config::WorkerMode;
+use crate::error::Result;
+
+/// How long a runner may take to start a process.
+const RUNNER: Duration = Duration::from_secs(10);
+
+/// Starts processes for workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Launcher {
+    mode: WorkerMode,
+    launch: WorkerLaunch,
+}
+
+impl Launcher {
+    pub(crate) fn new(mode: WorkerMode, launch: WorkerLaunch) -> Self {
+        Self { mode, launch }
+    }
+
+    /// The user that workers run as.
+    pub(crate) fn uid(&self) -> u32 {
+        if nix::unistd::geteuid().is_root() { self.launch.uid } else { nix::unistd::geteuid().as_raw() }
+    }
+
+    /// Where the node service listens for workers that an earlier one has started.
+    pub(crate) fn keeper_socket(&self, state: &std::path::Path) -> PathBuf {
+        match &self.mode {
+            WorkerMode::Process => state.join("keeper.sock"),
+            // All that workers of a runner see of the node.
+            WorkerMode::Runner { socket } => socket.with_file_name("keeper.sock"),
+        }
+    }
+
+    /// Starts a process that waits for its mount at the other end of the channel, and writes its log to `log`.
+    pub(crate) async fn start(&self, log: File) -> Result<(Channel, Process)> {
+        match &self.mode {
+            WorkerMode::Process => {
+                let (mut child, channel) = launch::start(&self.launch, log)?;
+                let process = Process::open(child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(-1))?;
+                tokio::spawn(async move {
+                    if let Err(error) = child.wait().await {
+                        warn!(%error, "a worker's end");
+                    }
+                });
+                Ok((channel, process))
+            }
+            WorkerMode::Runner { socket } => {
+                let channel = Channel::connect(socket)?;
+                channel.send(&Message::Start, &[log.as_raw_fd()]).await?;
+                let answer = tokio::time::timeout(RUNNER, channel.recv()).await;
+                let answer =
+                    answer.map_err(|_elapsed| KeeperError::Deadline { what: "the runner", limit: RUNNER })??;
+                match answer {
+                    (Message::Started, mut fds) if fds.len() == 1 => {
+                        let process = Process::of(fds.remove(0))?;
+                        Ok((channel, process))
+                    }
+                    (Message::Failed { error, .. }, _) => Err(KeeperError::Protocol { why: error }.into()),
+                    (other, _) => Err(KeeperError::Protocol { why: format!("runner: {}", other.kind()) }.into()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What a pod does all the time, checked: writes with fsync, random reads, names that come and go.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use stead_tests::pattern::{self, mix};
+use stead_tests::pause;
+
+const BLOCK: usize = 16 << 10;
+const BLOCKS: u64 = 64;
+/// Between two operations of a thread, so that others have the processors too.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What came of a load.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) operations: u64,
+    /// What went wrong.
+    pub(crate) faults: Vec<String>,
+    /// Writes that were told to be lost.
+    pub(crate) lost: u64,
+    /// The longest that one operation took.
+    pub(crate) longest: Duration,
+}
+
+impl Report {
+    fn timed<T>(&mut self, what: &str, work: impl FnOnce() -> io::Result<T>) -> Option<T> {
+        let began = Instant::now();
+        let result = work();
+        self.longest = self.longest.max(began.elapsed());
+        self.operations += 1;
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.faults.push(format!("{what}: {error}"));
+                None
+            }
+        }
+    }
+
+    fn with(mut self, other: Self) -> Self {
+        self.operations += other.operations;
+        self.faults.extend(other.faults);
+        self.lost += other.lost;
+        self.longest = self.longest.max(other.longest);
+        self
+    }
+}
+
+/// Threads that work until they are stopped.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Report>>,
+}
+
+impl Load {
+    /// Starts it in a new directory.
+    pub(crate) fn start(root: &Path, name: &str) -> Self {
+        let dir = root.join(name);
+        fs::create_dir(&dir).expect("a new directory");
+        let stop = Arc::new(AtomicBool::new(false));
+        let kinds: [fn(&Path, &AtomicBool) -> Report; 3] = [write, read, churn];
+        let threads = kinds.into_iter().map(|work| {
+            let (dir, stop) = (dir.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || work(&dir, &stop))
+        });
+        Self { stop: Arc::clone(&stop), threads: threads.collect() }
+    }
+
+    /// Stops it.
+    pub(crate) fn stop(self) -> Report {
+        self.stop.store(true, Ordering::Relaxed);
+        let reports = self.threads.into_iter().map(|thread| thread.join().expect("a load ends"));
+        reports.fold(Report::default(), Report::with)
+    }
+}
+
+fn working(stop: &AtomicBool, report: &Report) -> bool {
+    // One fault is enough to know.
+    !stop.load(Ordering::Relaxed) && report.faults.len() < 5
+}
+
+/// Writes blocks, each made durable, and checks all of them at the end. A block whose loss was told may be either.
+fn write(dir: &Path, stop: &AtomicBool) -> Report {
+    let mut report = Report::default();
+    let path = dir.join("written");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).expect("a new file");
+    let mut seeds = vec![Vec::new(); usize::try_from(BLOCKS).expect("few")];
+    let mut step = 0;
+    while working(stop, &report) {
+        step += 1;
+        let seed = mix(step);
+        let block = seed % BLOCKS;
+        let at = usize::try_from(block).expect("few");
+        seeds[at].push(seed);
+        let began = Instant::now();
+        let written = file.write_all_at(&pattern::bytes(seed, BLOCK), block * BLOCK as u64);
+        // Also after a write that was refused: it says what is lost, once.
+        let durable = written.and(file.sync_data()).map_err(|error| (error, file.sync_data()));
+        report.longest = report.longest.max(began.elapsed());
+        report.operations += 2;
+        match durable {
+            Ok(()) => seeds[at] = vec![seed],
+            Err((error, _again)) if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => report.lost += 1,
+            Err((error, _again)) => report.faults.push(format!("write and fsync: {error}")),
+        }
+        pause(PAUSE);
+    }
+    report.faults.extend(wrong_blocks(&file, &seeds));
+    report
+}
+
+fn wrong_blocks(file: &File, seeds: &[Vec<u64>]) -> Vec<String> {
+    let mut found = vec![0; BLOCK];
+    let mut wrong = Vec::new();
+    for (block, seeds) in seeds.iter().enumerate().filter(|(_, seeds)| !seeds.is_empty()) {
+        let read = file.read_exact_at(&mut found, (block * BLOCK) as u64);
+        let known = seeds.iter().any(|seed| found == pattern::bytes(*seed, BLOCK)) || seeds.len() > 1;
+        match read {
+            Ok(()) if known => {}
+            Ok(()) => wrong.push(format!("block {block} is not what was made durable")),
+            // What was lost may have been the end of the file.
+            Err(error) if seeds.len() > 1 && error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => wrong.push(format!("block {block}: {error}")),
+        }
+    }
+    wrong
+}
+
+/// Reads at random places of a file that does not change.
+fn read(dir: &Path, stop: &AtomicBool) -> Report {
+    let mut report = Report::default();
+    let path = dir.join("read");
+    let size = BLOCKS * BLOCK as u64;
+    let made = File::create_new(&path).and_then(|mut file| {
+        pattern::write(&mut file, 7, size, BLOCK)?;
+        file.sync_all()
+    });
+    made.expect("a new file");
+    let file = File::open(&path).expect("there");
+    let (mut found, mut wanted) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let mut step = 0;
+    while working(stop, &report) {
+        step += 1;
+        let offset = mix(step) % BLOCKS * BLOCK as u64;
+        // Otherwise the kernel alone would answer.
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice is taken");
+        if report.timed("read", || file.read_exact_at(&mut found, offset)).is_some() {
+            pattern::fill(7, offset, &mut wanted);
+            if found != wanted {
+                report.faults.push(format!("wrong bytes at {offset}"));
+            }
+        }
+        pause(PAUSE);
+    }
+    report
+}
+
+/// Makes, moves, links and removes names. Each is there afterwards, or is not.
+fn churn(dir: &Path, stop: &AtomicBool) -> Report {
+    let mut report = Report::default();
+    let mut step = 0;
+    while working(stop, &report) {
+        step += 1;
+        let name = |what: &str| -> PathBuf { dir.join(format!("{what}-{step}")) };
+        report.timed("mkdir", || fs::create_dir(name("dir")));
+        report.timed("create", || File::create_new(name("file")).map(drop));
+        report.timed("link", || fs::hard_link(name("file"), name("link")));
+        report.timed("rename", || fs::rename(name("file"), name("dir").join("moved")));
+        report.timed("symlink", || std::os::unix::fs::symlink("anywhere", name("symlink")));
+        report.timed("unlink", || fs::remove_file(name("link")));
+        report.timed("unlink a symbolic link", || fs::remove_file(name("symlink")));
+        report.timed("list", || {
+            let names: Vec<_> = fs::read_dir(name("dir"))?.collect::<io::Result<_>>()?;
+            if names.len() == 1 { Ok(()) } else { Err(io::Error::other(format!("{names:?}"))) }
+        });
+        report.timed("unlink what was moved", || fs::remove_file(name("dir").join("moved")));
+        report.timed("rmdir", || fs::remove_dir(name("dir")));
+        pause(PAUSE);
+    }
+    report
+}
