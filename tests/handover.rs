@@ -88,6 +88,9 @@ fn new_credentials(services: &Services, volume: &Volume, target: &Path) {
     publish("metaurl", elsewhere).expect("the same engine by another name");
     assert_ne!(services.worker(volume), first, "for the engine another worker goes on");
     assert_eq!(std::fs::read(target.join("still")).expect("there"), b"served");
+    let refused = publish("metaurl", services.secrets["metaurl"].replace("redis://", "redis://:wrong@"));
+    refused.expect_err("a password that opens nothing");
+    std::fs::write(target.join("still"), "with what worked").expect("the next worker has the password of the last one");
 }
 
 fn told(workers: Workers, what: &str, rounds: u64, report: &Report, may_lose: bool, services: &Services) {

@@ -140,7 +140,7 @@ const INDEX_BITS: u32 = 32;
 
 /// The number of a slot's user: the slot, and how often it was used before.
 fn handle_id(index: usize, uses: u32) -> HandleId {
-    u64::from(uses - 1) << INDEX_BITS | (index as u64 + 1)
+    u64::from(uses.wrapping_sub(1)) << INDEX_BITS | (index as u64 + 1)
 }
 
 fn index_of(id: HandleId) -> usize {
@@ -207,7 +207,7 @@ impl HandleTable {
     pub(crate) fn left_open(&self) -> Vec<LeftOpen> {
         let mut free = self.free.lock();
         let mut found = Vec::new();
-        for index in 0..Segment::capacity() {
+        for index in 0..self.segment.used() {
             let Some((uses, record, dirty)) = self.segment.record(index) else { continue };
             let unused = free.next..index;
             free.used_before.extend(unused);
@@ -215,6 +215,9 @@ impl HandleTable {
             let mark = Mark { segment: Arc::clone(&self.segment), index };
             found.push(LeftOpen { id: handle_id(index, uses), record, mark, dirty });
         }
+        let unused = free.next..self.segment.used();
+        free.next = unused.end;
+        free.used_before.extend(unused);
         free.used_before.reverse();
         found
     }

@@ -45,6 +45,8 @@ pub(crate) enum OpenKind {
 #[repr(C)]
 struct Header {
     magic: AtomicU64,
+    /// Slots from here on were never used: looking at them would take memory.
+    used: AtomicU64,
     /// How many batches of inode numbers were noted.
     batches: AtomicU64,
     /// (first number, number behind the last) of each.
@@ -140,8 +142,14 @@ impl Segment {
         SLOTS
     }
 
+    /// How many slots, from the first one on, were ever used.
+    pub(crate) fn used(&self) -> usize {
+        usize::try_from(self.header().used.load(Ordering::Acquire)).map_or(SLOTS, |used| used.min(SLOTS))
+    }
+
     /// Notes what is open in a free slot; the number of its uses, this one included.
     pub(crate) fn publish(&self, index: usize, record: OpenRecord) -> u32 {
+        self.header().used.fetch_max(index as u64 + 1, Ordering::Release);
         let slot = &self.slots()[index];
         let uses = (slot.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) & LOWER_HALF;
         slot.ino.store(record.ino.0, Ordering::Relaxed);
@@ -223,7 +231,7 @@ mod tests {
         segment.note_inodes(&(100..200));
         let next = again(&segment);
         assert_eq!(next.record(3), Some((1, RECORD, true)));
-        assert_eq!(next.record(4), None);
+        assert_eq!((next.record(4), next.used()), (None, 4));
         assert!(next.has_numbered(Ino(199)) && !next.has_numbered(Ino(200)) && !next.has_numbered(Ino(0)));
         next.set_dirty(3, false);
         assert_eq!(segment.record(3), Some((1, RECORD, false)));

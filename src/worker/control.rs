@@ -34,8 +34,8 @@ pub async fn run_controlled(control_fd: RawFd, process: Process, stop: impl Futu
         Err(failed) => return Err(report(&channel, failed).await),
     };
     let session = serde_json::to_value(serving.state()).expect("numbers only");
-    tell(&channel, &Message::Serving { pid, session }, &segment(&serving)).await;
     info!("serving");
+    tell(&channel, &Message::Serving { pid, session }, &segment(&serving)).await;
     let control = Control { channel: Some(channel), keeper, device: copy };
     Box::pin(control.serve(serving, stop)).await
 }

@@ -86,48 +86,63 @@ fn working(stop: &AtomicBool, report: &Report) -> bool {
     !stop.load(Ordering::Relaxed) && report.faults.len() < 5
 }
 
+/// What a block may hold.
+#[derive(Clone, Debug, Default)]
+struct Block {
+    /// What was made durable last; `None` is zeros.
+    durable: Option<u64>,
+    /// What was written since, and told to be lost.
+    perhaps: Vec<u64>,
+}
+
+impl Block {
+    fn may_be(&self, found: &[u8]) -> bool {
+        let is = |seed: &u64| found == pattern::bytes(*seed, BLOCK);
+        self.durable.as_ref().map_or_else(|| found.iter().all(|&byte| byte == 0), is) || self.perhaps.iter().any(is)
+    }
+}
+
 /// Writes blocks, each made durable, and checks all of them at the end. A block whose loss was told may be either.
 fn write(dir: &Path, stop: &AtomicBool) -> Report {
     let mut report = Report::default();
     let path = dir.join("written");
     let file = File::options().read(true).write(true).create_new(true).open(&path).expect("a new file");
-    let mut seeds = vec![Vec::new(); usize::try_from(BLOCKS).expect("few")];
+    file.set_len(BLOCKS * BLOCK as u64).and_then(|()| file.sync_all()).expect("all blocks are zeros");
+    let mut blocks = vec![Block::default(); usize::try_from(BLOCKS).expect("few")];
     let mut step = 0;
     while working(stop, &report) {
         step += 1;
         let seed = mix(step);
-        let block = seed % BLOCKS;
-        let at = usize::try_from(block).expect("few");
-        seeds[at].push(seed);
+        let number = seed % BLOCKS;
         let began = Instant::now();
-        let written = file.write_all_at(&pattern::bytes(seed, BLOCK), block * BLOCK as u64);
+        let written = file.write_all_at(&pattern::bytes(seed, BLOCK), number * BLOCK as u64);
         // Also after a write that was refused: it says what is lost, once.
-        let durable = written.and(file.sync_data()).map_err(|error| (error, file.sync_data()));
+        let durable = written.and(file.sync_data());
         report.longest = report.longest.max(began.elapsed());
         report.operations += 2;
+        let block = &mut blocks[usize::try_from(number).expect("few")];
         match durable {
-            Ok(()) => seeds[at] = vec![seed],
-            Err((error, _again)) if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => report.lost += 1,
-            Err((error, _again)) => report.faults.push(format!("write and fsync: {error}")),
+            Ok(()) => *block = Block { durable: Some(seed), perhaps: Vec::new() },
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => {
+                block.perhaps.push(seed);
+                report.lost += 1;
+            }
+            Err(error) => report.faults.push(format!("write and fsync: {error}")),
         }
         pause(PAUSE);
     }
-    report.faults.extend(wrong_blocks(&file, &seeds));
+    report.faults.extend(wrong_blocks(&file, &blocks));
     report
 }
 
-fn wrong_blocks(file: &File, seeds: &[Vec<u64>]) -> Vec<String> {
+fn wrong_blocks(file: &File, blocks: &[Block]) -> Vec<String> {
     let mut found = vec![0; BLOCK];
     let mut wrong = Vec::new();
-    for (block, seeds) in seeds.iter().enumerate().filter(|(_, seeds)| !seeds.is_empty()) {
-        let read = file.read_exact_at(&mut found, (block * BLOCK) as u64);
-        let known = seeds.iter().any(|seed| found == pattern::bytes(*seed, BLOCK)) || seeds.len() > 1;
-        match read {
-            Ok(()) if known => {}
-            Ok(()) => wrong.push(format!("block {block} is not what was made durable")),
-            // What was lost may have been the end of the file.
-            Err(error) if seeds.len() > 1 && error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(error) => wrong.push(format!("block {block}: {error}")),
+    for (number, block) in blocks.iter().enumerate() {
+        match file.read_exact_at(&mut found, (number * BLOCK) as u64) {
+            Ok(()) if block.may_be(&found) => {}
+            Ok(()) => wrong.push(format!("block {number} is not what was made durable: {block:?}")),
+            Err(error) => wrong.push(format!("block {number}: {error}")),
         }
     }
     wrong

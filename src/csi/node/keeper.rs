@@ -265,9 +265,6 @@ impl Keeper {
 
     /// Starts workers until one serves. False: nobody wants the mount any more, or none can serve it.
     async fn revive(&mut self, mut failures: u32) -> bool {
-        if let Some((Some(config), _)) = &self.asked {
-            self.kept.config = config.clone();
-        }
         while failures < ATTEMPTS {
             if failures > 0 && !self.pause(failures).await {
                 return false;
@@ -276,12 +273,15 @@ impl Keeper {
             if !mount::root_of(&dir).is_ok_and(|root| root.is_some()) {
                 return false;
             }
-            match self.next_worker().await {
+            let tried = self.asked.as_ref().and_then(|(config, _)| config.clone());
+            match self.next_worker(tried.as_ref().unwrap_or(&self.kept.config)).await.map(|next| self.follow(next)) {
                 Ok(()) => {
                     self.health.send_replace(Health::Serving);
                     self.answer(Ok(()));
                     return true;
                 }
+                // With the credentials that the last one had it may.
+                Err(error) if tried.is_some() => self.answer(Err(error)),
                 Err(error) => {
                     error!(volume = %self.id, %error, failures, "no worker goes on with the mount");
                     failures += 1;
@@ -306,24 +306,27 @@ impl Keeper {
                     }
                     Command::Replace(answer) => self.asked = Some((None, answer)),
                     Command::Refresh(new, answer) => {
-                        self.kept.config = refreshed(&self.kept.config, &new).map_or(*new, |(config, _)| config);
-                        self.asked = Some((None, answer));
+                        let config = refreshed(&self.kept.config, &new).map(|(config, _)| config);
+                        self.asked = Some((config, answer));
                     }
                 },
             }
         }
     }
 
-    async fn next_worker(&mut self) -> Result<()> {
-        let config = serde_json::to_value(&self.kept.config).expect("a configuration has only text keys");
+    async fn next_worker(&self, config: &MountConfig) -> Result<(Channel, Process)> {
+        let config = serde_json::to_value(config).expect("a configuration has only text keys");
         let keeper = Some(self.workers.keeper_socket());
         let order = Message::Adopt { config, session: self.kept.session.clone(), keeper };
         let fds = [Some(&self.kept.device), self.kept.segment.as_ref()];
         let fds: Vec<_> = fds.into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
         let (channel, process, _told) = self.workers.start_process(&self.id, &order, &fds).await?;
+        Ok((channel, process))
+    }
+
+    fn follow(&mut self, (channel, process): (Channel, Process)) {
         self.kept.channel = channel;
         self.kept.process = process;
-        Ok(())
     }
 }
 
