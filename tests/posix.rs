@@ -49,7 +49,7 @@ fn pjdfstest_with_defaults_on_sqlite() {
 
 #[test]
 fn fsx_on_both_engines() {
-    fsx(|engine, trash_days, n| turn(engine, trash_days, n));
+    fsx(turn);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn fsx_on_the_other_engine_each() {
 /// Whether the n-th seed with so many trash days is an engine's turn: every seed and every number of days runs on one of
 /// them, half of each on either.
 fn turn(engine: Engine, trash_days: u32, n: usize) -> bool {
-    ((n + trash_days as usize) % 2 == 0) == (engine == Engine::Redis)
+    (n + trash_days as usize).is_multiple_of(2) == (engine == Engine::Redis)
 }
 
 fn pjdfstest(engine: Engine, manner: Manner) {
