@@ -290,6 +290,10 @@ pub(crate) struct NodeArgs {
     /// Where mounts and their records are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/steadfast")]
     pub(crate) state_dir: PathBuf,
+    /// Register with the kubelet that watches this directory (/var/lib/kubelet/plugins_registry); it must see the endpoint
+    /// under the same path
+    #[arg(long, value_name = "DIR")]
+    pub(crate) registration_dir: Option<PathBuf>,
     /// User that workers run as
     #[arg(long, value_name = "UID", default_value_t = 65532)]
     pub(crate) worker_uid: u32,

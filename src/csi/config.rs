@@ -25,6 +25,9 @@ pub struct NodeConfig {
     /// Where mounts (`mounts/`), their records (`volumes/`) and the logs of workers (`logs/`) are kept. Mounts made there
     /// must be visible to the kubelet (mount propagation).
     pub state_dir: PathBuf,
+    /// The kubelet's directory of registrations, where this service says that it is there. `None`: somebody else does. The
+    /// kubelet must find `endpoint` under the same path.
+    pub registrations: Option<PathBuf>,
     /// How workers are started.
     pub worker: WorkerLaunch,
     /// Where.

@@ -12,6 +12,7 @@ mod identity;
 mod locks;
 mod node;
 pub mod proto;
+mod registration;
 mod rpc;
 mod server;
 
@@ -48,6 +49,7 @@ pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -
 /// A socket or a state directory that cannot be used.
 pub async fn run_node(config: NodeConfig, stop: CancellationToken, replace: Arc<Notify>) -> Result<(), ServeError> {
     let endpoint = config.endpoint.clone();
+    let registering = registration::run(&config, stop.clone())?;
     let identity = identity::IdentityService::node(&config.driver_name, &config.state_dir);
     let node = node::NodeService::open(config).map_err(|error| ServeError::State(error.to_string()))?;
     let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node.clone()));
@@ -59,6 +61,7 @@ pub async fn run_node(config: NodeConfig, stop: CancellationToken, replace: Arc<
     };
     tokio::select! {
         served = server::serve(&endpoint, routes, stop) => served,
+        failed = registering => Err(failed),
         () = replacing => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Messages, services and clients generated from `proto/csi.proto`.
+//! Messages, services and clients generated from `proto/`.
 #![expect(
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
@@ -7,3 +7,8 @@
 )]
 
 tonic::include_proto!("csi.v1");
+
+/// The kubelet's plugin registration.
+pub mod registration {
+    tonic::include_proto!("pluginregistration");
+}

@@ -66,7 +66,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// The path in `unix:///path`, `unix:/path` or `/path`.
-fn socket_path(endpoint: &str) -> Result<PathBuf, &'static str> {
+pub(crate) fn socket_path(endpoint: &str) -> Result<PathBuf, &'static str> {
     let path = endpoint.strip_prefix("unix:").unwrap_or(endpoint);
     let path = path.strip_prefix("//").unwrap_or(path);
     if !path.starts_with('/') {

@@ -24,6 +24,7 @@ pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
         driver_name: args.service.driver_name,
         node_id: args.node_id,
         state_dir: args.state_dir,
+        registrations: args.registration_dir,
         worker: WorkerLaunch { exe, uid: args.worker_uid, gid: args.worker_gid },
         mode,
     };

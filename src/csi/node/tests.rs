@@ -58,6 +58,7 @@ impl TestNode {
         let config = NodeConfig {
             endpoint: String::new(),
             driver_name: "test".to_owned(),
+            registrations: None,
             node_id: "node-1".to_owned(),
             state_dir: dir.join("state"),
             worker,
