@@ -4,11 +4,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
 /// How long calls in progress may go on after the server was asked to stop.
@@ -37,14 +40,27 @@ pub enum ServeError {
 
 /// Serves `routes` on `endpoint` until `stop` is cancelled, then lets calls in progress end.
 pub(crate) async fn serve(endpoint: &str, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
+    serve_through(endpoint, routes, stop, |connection| connection).await
+}
+
+/// As [`serve`]; each connection passes through `adapt`.
+pub(crate) async fn serve_through<C>(
+    endpoint: &str,
+    routes: Routes,
+    stop: CancellationToken,
+    adapt: impl Fn(UnixStream) -> C,
+) -> Result<(), ServeError>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let wrong = |why: String| ServeError::Endpoint { endpoint: endpoint.to_owned(), why };
     let path = socket_path(endpoint).map_err(|why| wrong(why.to_owned()))?;
     let listener = listen(&path).await.map_err(wrong)?;
     let own = identity(&path);
     info!(socket = %path.display(), "serving");
-    let server = Server::builder()
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
+    let connections = UnixListenerStream::new(listener).map(|accepted| accepted.map(&adapt));
+    let server =
+        Server::builder().add_routes(routes).serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let late = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;
