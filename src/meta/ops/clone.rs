@@ -72,11 +72,37 @@ impl Meta {
         options: CloneOptions,
         progress: &(dyn Fn(u64) -> ControlFlow<()> + Send + Sync),
     ) -> Result<(Ino, Attr)> {
+        let top = self.clone_top().await?;
+        self.clone_tree_as(top, caller, src, (dst_parent, dst_name), options, progress).await
+    }
+
+    /// An inode for the top of a clone that is yet to be made. Who writes it down before the clone begins can find with
+    /// [`Meta::discard_clone`] what a death left of it.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn clone_top(&self) -> Result<Ino> {
+        self.writable()?;
+        self.new_inode().await
+    }
+
+    /// As [`Meta::clone_tree`]; `top`, which [`Meta::clone_top`] gave for this clone alone, becomes its top.
+    ///
+    /// # Errors
+    /// As of [`Meta::clone_tree`].
+    pub async fn clone_tree_as(
+        &self,
+        top: Ino,
+        caller: &Caller,
+        src: Ino,
+        (dst_parent, dst_name): (Ino, &[u8]),
+        options: CloneOptions,
+        progress: &(dyn Fn(u64) -> ControlFlow<()> + Send + Sync),
+    ) -> Result<(Ino, Attr)> {
         self.writable()?;
         let (src, dst_parent, dst_name) = (self.real(src), self.real(dst_parent), Name::entry(dst_name)?);
         self.free_name(dst_parent, &dst_name)?;
         let source = self.getattr(src).await?;
-        let top = self.new_inode().await?;
         let place = Place { dir: dst_parent, name: dst_name, overwrite: options.overwrite };
         self.check_place(caller, &place, source.is_dir()).await?;
         let cloning = Cloning::new(self, caller, options, progress);
@@ -99,6 +125,19 @@ impl Meta {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Removes what is left of a clone that never got its name. One that has its name, and what was never begun, stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// Those of the engine; a repeat goes on.
+    pub async fn discard_clone(&self, top: Ino) -> Result<()> {
+        self.writable()?;
+        match self.read_one(Key::Detached(top)).await? {
+            Some(_since) => self.remove_detached(top).await,
+            None => Ok(()),
         }
     }
 

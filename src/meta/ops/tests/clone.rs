@@ -181,3 +181,25 @@ async fn what_a_dead_client_left_of_a_clone_is_cleaned_up() {
     }
     assert_eq!(v.store.snapshot().attrs.len(), inodes);
 }
+
+#[tokio::test]
+async fn a_clone_that_was_written_down_can_be_discarded_until_it_has_its_name() {
+    let v = Volume::plain().await;
+    let forest = forest(&v).await;
+    let inodes = v.store.snapshot().attrs.len();
+    let (caller, options) = (root(), CloneOptions::default());
+    let top = v.clone_top().await.expect("a number");
+    v.discard_clone(top).await.expect("nothing was begun");
+    let dies = |count| if count > 40 { panic!("dies") } else { ControlFlow::Continue(()) };
+    let half = v.clone_tree_as(top, &caller, forest, (ROOT, b"new"), options, &dies);
+    futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(half)).await.expect_err("died");
+    assert!(v.store.snapshot().attrs.len() > inodes);
+    v.discard_clone(top).await.expect("removed");
+    v.audit().await;
+    assert_eq!(v.store.snapshot().attrs.len(), inodes);
+    let top = v.clone_top().await.expect("a number");
+    let (made, _attr) = v.clone_tree_as(top, &caller, forest, (ROOT, b"new"), options, &go_on).await.expect("cloned");
+    assert_eq!(made, top);
+    v.discard_clone(top).await.expect("it has its name");
+    assert_eq!(seen(&v, top).await, seen(&v, forest).await);
+}
