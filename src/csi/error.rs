@@ -121,8 +121,8 @@ mod tests {
         let cases = [
             (Error::Missing { field: "volume_id" }, Code::InvalidArgument),
             (stead_volume::Error::UnknownParameter { name: "x".into() }.into(), Code::InvalidArgument),
-            (stead_volume::Error::NotFound { id: "x".into() }.into(), Code::NotFound),
-            (stead_volume::Error::BeingDeleted { id: "x".into() }.into(), Code::Aborted),
+            (stead_volume::Error::NotFound { thing: "volume", id: "x".into() }.into(), Code::NotFound),
+            (stead_volume::Error::BeingDeleted { thing: "snapshot", id: "x".into() }.into(), Code::Aborted),
             (KeeperError::Deadline { what: "stat", limit: Duration::ZERO }.into(), Code::DeadlineExceeded),
         ];
         for (error, code) in cases {

@@ -25,22 +25,27 @@ pub enum Error {
     Capacity { required: i64, limit: i64, why: &'static str },
     #[error("{what} is not supported: {why}")]
     Unsupported { what: &'static str, why: &'static str },
-    /// There is a volume of that name, made from another request.
-    #[error("volume {id} exists with another {what}: {existing}, now {requested} is asked for")]
-    Exists { id: String, what: &'static str, existing: String, requested: String },
-    #[error("volume {id} does not exist")]
-    NotFound { id: String },
-    /// Another call works on the volume.
-    #[error("volume {id} is being deleted")]
-    BeingDeleted { id: String },
+    /// The new volume could not hold what it is to begin with.
+    #[error("{begin} holds {used} {unit}, the new volume may hold {limit}: ask for more")]
+    SourceLarger { begin: String, used: u64, unit: &'static str, limit: u64 },
+    /// There is a volume or snapshot (`thing`) of that name, made from another request.
+    #[error("{thing} {id} exists with another {what}: {existing}, now {requested} is asked for")]
+    Exists { thing: &'static str, id: String, what: &'static str, existing: String, requested: String },
+    #[error("{thing} {id} does not exist")]
+    NotFound { thing: &'static str, id: String },
+    #[error("{thing} {id} is not complete yet")]
+    NotReady { thing: &'static str, id: String },
+    /// Another call works on it.
+    #[error("{thing} {id} is being deleted")]
+    BeingDeleted { thing: &'static str, id: String },
     /// The engine or the bucket belongs to somebody else.
     #[error("{place} is in use: {why}")]
     InUse { place: String, why: String },
     #[error("no free database in {range}: all hold other volumes")]
     NoDatabase { range: String },
     /// A record of ours that does not decode.
-    #[error("the record of volume {id} is damaged: {why}")]
-    Record { id: String, why: String },
+    #[error("the record of {thing} {id} is damaged: {why}")]
+    Record { thing: &'static str, id: String, why: String },
     #[error("{what} did not end within {limit:?}")]
     Deadline { what: &'static str, limit: Duration },
     #[error("file {path}: {why}")]
@@ -97,10 +102,10 @@ impl Error {
             | Self::Name { .. }
             | Self::Unsupported { .. }
             | Self::Option(_) => Kind::Invalid,
-            Self::Capacity { .. } => Kind::OutOfRange,
+            Self::Capacity { .. } | Self::SourceLarger { .. } => Kind::OutOfRange,
             Self::Exists { .. } => Kind::Exists,
             Self::NotFound { .. } => Kind::NotFound,
-            Self::BeingDeleted { .. } => Kind::Busy,
+            Self::BeingDeleted { .. } | Self::NotReady { .. } => Kind::Busy,
             Self::InUse { .. } => Kind::Precondition,
             Self::NoDatabase { .. } => Kind::Exhausted,
             Self::Deadline { .. } => Kind::Deadline,

@@ -15,6 +15,7 @@ mod provision;
 mod record;
 mod secrets;
 mod serve;
+mod source;
 
 pub use capacity::CapacityRange;
 pub use engine::{encryption, open_objects};
@@ -23,8 +24,9 @@ pub use format::{Existing, format};
 pub use mount::{
     CacheChecksum, CacheEviction, MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret,
 };
-pub use names::{VolumeId, VolumePath};
+pub use names::{SnapshotId, VolumeId, VolumePath};
 pub use params::{Databases, Provisioning, VolumeContext, VolumeParams};
-pub use provision::{Volume, VolumeRequest, Volumes};
+pub use provision::{Snapshot, SnapshotRequest, Volume, VolumeRequest, Volumes};
 pub use secrets::VolumeSecrets;
 pub use serve::VolumeMount;
+pub use source::Source;

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
-/// Bytes of a volume id at most (CSI, "Size Limits").
+/// Bytes of the id of a volume or snapshot at most (CSI, "Size Limits").
 const MAX_ID: usize = 128;
 const MAX_COMPONENT: usize = 255;
 /// Directories of a volume's root that are not for workloads.
@@ -27,8 +29,15 @@ fn component(what: &'static str, value: &str) -> Result<()> {
 ///
 /// A directory of a shared file system has the request's name. A file system of its own has `fs@<where>@<name>`, where
 /// `<where>` is a Redis database number or `file`: the id alone, with the Secret, leads to it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct VolumeId(String);
+
+/// The id of a snapshot, which is also a file name: the request's name. Like that of a directory volume it leads, with the
+/// Secret, to the file system that holds it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotId(String);
 
 /// Where a volume of its own has its metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +53,7 @@ const OWN_FILE_SYSTEM: &str = "fs@";
 impl VolumeId {
     /// Checks an id: 1 to 128 bytes, good as a file name.
     pub fn parse(text: &str) -> Result<Self> {
-        if text.len() > MAX_ID {
-            let value = text.chars().take(MAX_ID).collect();
-            return Err(Error::Name { what: "volume id", value, why: "is longer than 128 bytes" });
-        }
-        component("volume id", text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(id("volume id", text)?))
     }
 
     /// The id of a new directory volume with the request's name.
@@ -82,24 +86,55 @@ impl VolumeId {
         let why = "expected fs@<database number or \"file\">@<name of the file system>";
         parts.map(Some).ok_or_else(|| Error::Name { what: "volume id", value: self.0.clone(), why })
     }
+}
 
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl SnapshotId {
+    /// Checks an id: 1 to 128 bytes, good as a file name.
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(Self(id("snapshot id", text)?))
     }
 }
 
-impl fmt::Display for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+fn id(what: &'static str, text: &str) -> Result<String> {
+    if text.len() > MAX_ID {
+        return Err(Error::Name { what, value: text.chars().take(MAX_ID).collect(), why: "is longer than 128 bytes" });
     }
+    component(what, text)?;
+    Ok(text.to_owned())
 }
 
-impl fmt::Debug for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
+macro_rules! text {
+    ($($id:ident),*) => {$(
+        impl $id {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", self.0)
+            }
+        }
+        impl TryFrom<String> for $id {
+            type Error = Error;
+            fn try_from(text: String) -> Result<Self> {
+                Self::parse(&text)
+            }
+        }
+        impl From<$id> for String {
+            fn from(id: $id) -> Self {
+                id.0
+            }
+        }
+    )*};
 }
+text!(VolumeId, SnapshotId);
 
 /// A directory below the root of a file system: `a/b`, every component checked, outside of what is reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

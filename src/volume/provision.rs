@@ -4,8 +4,10 @@
 //! record is written first (`creating`) and says `ready` last, each step in between succeeds when it is already done,
 //! and a deletion removes the record last.
 
+mod content;
 mod directory;
 mod file_system;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use stead_base::Clock;
+use stead_meta::url::MetaUrl;
 use tracing::info;
 
 use crate::capacity::CapacityRange;
@@ -21,8 +24,11 @@ use crate::error::{Error, Result};
 use crate::mount::Secret;
 use crate::names::VolumeId;
 use crate::params::{Provisioning, VolumeContext, VolumeParams};
-use crate::record::{Record, Records, State};
+use crate::record::{Record, Recorded, Records, State};
 use crate::secrets::VolumeSecrets;
+use crate::source::Source;
+
+pub use snapshot::{Snapshot, SnapshotRequest};
 
 /// A volume that is to exist.
 #[derive(Clone, Debug)]
@@ -33,6 +39,8 @@ pub struct VolumeRequest {
     pub capacity: CapacityRange,
     /// What it is made of.
     pub params: VolumeParams,
+    /// What it begins with; `None` = empty.
+    pub source: Option<Source>,
     /// Where.
     pub secrets: VolumeSecrets,
 }
@@ -51,6 +59,8 @@ impl VolumeRequest {
             uid: self.params.uid,
             gid: self.params.gid,
             mount_options: self.params.mount_options.clone(),
+            source: self.source.clone(),
+            cloning: None,
         }
     }
 }
@@ -64,13 +74,16 @@ pub struct Volume {
     pub capacity: u64,
     /// What the node gets to see with each use: [`VolumeContext`].
     pub context: HashMap<String, String>,
+    /// What it began with.
+    pub source: Option<Source>,
 }
 
 impl Volume {
     fn of(id: VolumeId, record: &Record) -> Result<Self> {
         let provisioning = if id.own_file_system()?.is_some() { "filesystem" } else { "directory" };
         let context = VolumeContext { path: record.volume_path()?, mount_options: record.mount_options.clone() };
-        Ok(Self { id, capacity: record.capacity, context: context.attributes(provisioning) })
+        let (capacity, source) = (record.capacity, record.source.clone());
+        Ok(Self { id, capacity, context: context.attributes(provisioning), source })
     }
 }
 
@@ -93,6 +106,10 @@ impl Volumes {
     pub async fn create(&self, request: &VolumeRequest) -> Result<Volume> {
         match &request.params.provisioning {
             Provisioning::Directory { path } => self.create_directory(request, path.as_ref()).await,
+            Provisioning::FileSystem { .. } if request.source.is_some() => {
+                let why = "snapshots and clones lie in their source's file system: use provisioning: directory";
+                Err(Error::Unsupported { what: "a content source for a file system of its own", why })
+            }
             Provisioning::FileSystem { databases } => self.create_file_system(request, *databases).await,
         }
     }
@@ -145,14 +162,22 @@ impl Volumes {
 
     /// The file system of a volume that may exist; `None` when it certainly does not.
     async fn existing(&self, id: &VolumeId, secrets: &VolumeSecrets) -> Result<Option<FileSystem>> {
-        let (url, name) = match id.own_file_system()? {
-            Some((home, name)) => (file_system::address(secrets, home, name)?.url, name),
-            None => (secrets.meta.clone(), secrets.name.as_str()),
-        };
-        if file_system::is_missing_file(&url) {
+        match id.own_file_system()? {
+            Some((home, name)) => self.formatted(&file_system::address(secrets, home, name)?.url, name, secrets).await,
+            None => self.shared(secrets).await,
+        }
+    }
+
+    /// The file system of the Secret, if it is there.
+    async fn shared(&self, secrets: &VolumeSecrets) -> Result<Option<FileSystem>> {
+        self.formatted(&secrets.meta, &secrets.name, secrets).await
+    }
+
+    async fn formatted(&self, url: &MetaUrl, name: &str, secrets: &VolumeSecrets) -> Result<Option<FileSystem>> {
+        if file_system::is_missing_file(url) {
             return Ok(None);
         }
-        let store = engine::engine(&url, false, &self.clock).await?;
+        let store = engine::engine(url, false, &self.clock).await?;
         match engine::stored_format(&*store).await? {
             Some(format) if format.name == name => Ok(Some(engine::open(store, format, secrets, &self.clock).await?)),
             _ => Ok(None),
@@ -160,11 +185,11 @@ impl Volumes {
     }
 
     async fn recorded(&self, id: &VolumeId, secrets: &VolumeSecrets) -> Result<(FileSystem, Record)> {
-        let not_found = || Error::NotFound { id: id.to_string() };
+        let not_found = || Records::<Record>::not_found(id);
         let file_system = self.existing(id, secrets).await?.ok_or_else(not_found)?;
         let record = Records::of(&file_system.meta).find(id).await?.ok_or_else(not_found)?;
         match record.state {
-            State::Deleting => Err(Error::BeingDeleted { id: id.to_string() }),
+            State::Deleting => Err(Records::<Record>::being_deleted(id)),
             State::Creating | State::Ready => Ok((file_system, record)),
         }
     }
@@ -176,14 +201,14 @@ impl Volumes {
 /// [`Error::Exists`] when they differ.
 fn check_repeat(id: &VolumeId, existing: &Record, wanted: &Record, range: CapacityRange) -> Result<()> {
     if existing.state == State::Deleting {
-        return Err(Error::BeingDeleted { id: id.to_string() });
+        return Err(Records::<Record>::being_deleted(id));
     }
     existing.check_same(id, wanted)?;
     if range.fits(existing.capacity) {
         return Ok(());
     }
     let (existing, requested) = (existing.capacity.to_string(), format!("{range:?}"));
-    Err(Error::Exists { id: id.to_string(), what: "capacity", existing, requested })
+    Err(Error::Exists { thing: Record::THING, id: id.to_string(), what: "capacity", existing, requested })
 }
 
 /// The engine's address and the name of a volume with a file system of its own; `None` for a directory volume.

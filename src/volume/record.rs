@@ -1,28 +1,53 @@
-//! The record of a volume: what was asked for and how far it got. It lies in the file system itself, so that any
-//! controller, today's or tomorrow's, recognises a repeated request and finishes what a crash interrupted.
+//! The record of a volume or snapshot: what was asked for and how far it got. It lies in the file system itself, so that
+//! any controller, today's or tomorrow's, recognises a repeated request and finishes what a crash interrupted.
 //!
-//! `/.stead/volumes/<id>` is an empty file; the record is the JSON in its extended attribute `user.stead.request`.
+//! `/.stead/volumes/<id>` is an empty file; the record is the JSON in its extended attribute `user.stead.request`. So it
+//! is for snapshots, below `/.stead/snapshot-records`.
 //! A volume with a file system of its own has the attribute at its root, so that a workload finds an empty directory.
 //! Creating the attribute is the atomic claim: of two controllers, one writes it and the other reads it.
 
+use std::fmt::Display;
+use std::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use stead_base::Ino;
+use stead_base::{Ino, Timestamp};
 use stead_meta::Error as MetaError;
 use stead_meta::ops::{Caller, Meta, NewNode, XattrFlag};
 use stead_meta::store::Cursor;
 
 use crate::error::{Error, Result};
-use crate::names::{VolumeId, VolumePath};
+use crate::names::{SnapshotId, VolumeId, VolumePath};
+use crate::source::Source;
 
-const DIRECTORY: &str = "/.stead/volumes";
 const ATTRIBUTE: &[u8] = b"user.stead.request";
 const PAGE: usize = 1000;
 
-/// How far a volume got.
+/// What is recorded in one directory.
+pub(crate) trait Recorded: Clone + Serialize + DeserializeOwned {
+    /// What it is called in messages.
+    const THING: &'static str;
+    /// Where the records lie.
+    const DIRECTORY: &'static str;
+    /// Names a record's file.
+    type Id: Display;
+
+    fn parse_id(text: &str) -> Result<Self::Id>;
+
+    /// Whether the record lies at the root of the file system instead.
+    fn at_root(_id: &Self::Id) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// The top of a clone under way, so that what a death leaves of it can be found.
+    fn cloning(&mut self) -> &mut Option<u64>;
+}
+
+/// How far a volume or snapshot got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
-    /// Claimed; directory or limits may be missing.
+    /// Claimed; tree or limits may be missing.
     Creating,
     /// Complete.
     Ready,
@@ -48,6 +73,59 @@ pub(crate) struct Record {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mount_options: String,
+    /// What it began with; `None` = empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<Source>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cloning: Option<u64>,
+}
+
+impl Recorded for Record {
+    const THING: &'static str = "volume";
+    const DIRECTORY: &'static str = "/.stead/volumes";
+    type Id = VolumeId;
+
+    fn parse_id(text: &str) -> Result<VolumeId> {
+        VolumeId::parse(text)
+    }
+
+    fn at_root(id: &VolumeId) -> Result<bool> {
+        Ok(id.own_file_system()?.is_some())
+    }
+
+    fn cloning(&mut self) -> &mut Option<u64> {
+        &mut self.cloning
+    }
+}
+
+/// A snapshot: the clone of a volume's directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SnapshotRecord {
+    pub(crate) state: State,
+    /// The volume that it was taken of, which may be gone.
+    pub(crate) volume: VolumeId,
+    /// When the clone began: what was committed before is in it.
+    pub(crate) created: Timestamp,
+    /// Bytes and inodes that its content counts in a quota; 0 until it is complete.
+    pub(crate) size: u64,
+    pub(crate) inodes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cloning: Option<u64>,
+}
+
+impl Recorded for SnapshotRecord {
+    const THING: &'static str = "snapshot";
+    const DIRECTORY: &'static str = "/.stead/snapshot-records";
+    type Id = SnapshotId;
+
+    fn parse_id(text: &str) -> Result<SnapshotId> {
+        SnapshotId::parse(text)
+    }
+
+    fn cloning(&mut self) -> &mut Option<u64> {
+        &mut self.cloning
+    }
 }
 
 impl Record {
@@ -68,51 +146,71 @@ impl Record {
             ("uid", self.uid.to_string(), other.uid.to_string()),
             ("gid", self.gid.to_string(), other.gid.to_string()),
             ("mountOptions", self.mount_options.clone(), other.mount_options.clone()),
+            ("content source", Source::described(self.source.as_ref()), Source::described(other.source.as_ref())),
         ];
         match members.into_iter().find(|(_, existing, requested)| existing != requested) {
             None => Ok(()),
-            Some((what, existing, requested)) => Err(Error::Exists { id: id.to_string(), what, existing, requested }),
+            Some((what, existing, requested)) => {
+                Err(Error::Exists { thing: Self::THING, id: id.to_string(), what, existing, requested })
+            }
         }
     }
 }
 
-/// The records of one file system.
-pub(crate) struct Records<'a> {
+/// The records of one kind in one file system.
+pub(crate) struct Records<'a, R = Record> {
     meta: &'a Meta,
+    of: PhantomData<fn() -> R>,
 }
 
 impl<'a> Records<'a> {
     pub(crate) fn of(meta: &'a Meta) -> Self {
-        Self { meta }
+        Self { meta, of: PhantomData }
+    }
+}
+
+impl<'a> Records<'a, SnapshotRecord> {
+    pub(crate) fn of_snapshots(meta: &'a Meta) -> Self {
+        Self { meta, of: PhantomData }
+    }
+}
+
+impl<R: Recorded> Records<'_, R> {
+    pub(crate) fn not_found(id: &R::Id) -> Error {
+        Error::NotFound { thing: R::THING, id: id.to_string() }
     }
 
-    /// The record of a volume, if it has one.
-    pub(crate) async fn find(&self, id: &VolumeId) -> Result<Option<Record>> {
+    pub(crate) fn being_deleted(id: &R::Id) -> Error {
+        Error::BeingDeleted { thing: R::THING, id: id.to_string() }
+    }
+
+    /// A record, if it is there.
+    pub(crate) async fn find(&self, id: &R::Id) -> Result<Option<R>> {
         match self.file(id).await? {
             Some(file) => self.read(id, file).await,
             None => Ok(None),
         }
     }
 
-    /// Writes `record` unless the volume has one. Returns the one that it has.
-    pub(crate) async fn claim(&self, id: &VolumeId, record: &Record) -> Result<Record> {
+    /// Writes `record` unless there is one. Returns the one that is there.
+    pub(crate) async fn claim(&self, id: &R::Id, record: &R) -> Result<R> {
         let file = self.make_file(id).await?;
         match self.meta.set_xattr(&Caller::root(), file, ATTRIBUTE, &encode(record), XattrFlag::Create).await {
             Ok(()) => Ok(record.clone()),
             Err(MetaError::XattrExists { .. }) => {
                 let existing = self.read(id, file).await?;
-                existing.ok_or_else(|| Error::BeingDeleted { id: id.to_string() })
+                existing.ok_or_else(|| Self::being_deleted(id))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Replaces the record of a volume that has one.
+    /// Replaces a record that is there.
     ///
     /// # Errors
-    /// [`Error::BeingDeleted`] when it has none any more.
-    pub(crate) async fn replace(&self, id: &VolumeId, record: &Record) -> Result<()> {
-        let gone = || Error::BeingDeleted { id: id.to_string() };
+    /// [`Error::BeingDeleted`] when there is none any more.
+    pub(crate) async fn replace(&self, id: &R::Id, record: &R) -> Result<()> {
+        let gone = || Self::being_deleted(id);
         let file = self.file(id).await?.ok_or_else(gone)?;
         match self.meta.set_xattr(&Caller::root(), file, ATTRIBUTE, &encode(record), XattrFlag::Replace).await {
             Err(MetaError::NoXattr { .. } | MetaError::NoInode { .. }) => Err(gone()),
@@ -121,16 +219,17 @@ impl<'a> Records<'a> {
     }
 
     /// Removes the record; the last step of a deletion.
-    pub(crate) async fn remove(&self, id: &VolumeId) -> Result<()> {
+    pub(crate) async fn remove(&self, id: &R::Id) -> Result<()> {
         let Some(directory) = self.directory().await? else { return Ok(()) };
         // Past the trash, where it would be taken for a file of somebody.
-        let name = id.as_str().as_bytes();
-        let removed = self.meta.remove_tree(&Caller::root(), directory, name, true, &|_removed: u64| {}).await;
+        let name = id.to_string();
+        let removed =
+            self.meta.remove_tree(&Caller::root(), directory, name.as_bytes(), true, &|_removed: u64| {}).await;
         found(removed).map(|_| ())
     }
 
-    /// All volumes of the file system whose record is there.
-    pub(crate) async fn all(&self) -> Result<Vec<(VolumeId, Record)>> {
+    /// All that have a record in the file system.
+    pub(crate) async fn all(&self) -> Result<Vec<(R::Id, R)>> {
         let Some(directory) = self.directory().await? else { return Ok(Vec::new()) };
         let mut records = Vec::new();
         let mut from = Cursor::default();
@@ -138,7 +237,7 @@ impl<'a> Records<'a> {
             let page = self.meta.list(directory, false, from, PAGE).await?;
             for listed in page.items {
                 let Ok(name) = std::str::from_utf8(listed.name.as_bytes()) else { continue };
-                let id = VolumeId::parse(name)?;
+                let id = R::parse_id(name)?;
                 if let Some(record) = self.read(&id, listed.entry.ino).await? {
                     records.push((id, record));
                 }
@@ -151,15 +250,16 @@ impl<'a> Records<'a> {
     }
 
     async fn directory(&self) -> Result<Option<Ino>> {
-        found(self.meta.resolve_path(DIRECTORY).await.map(|(ino, _)| ino))
+        found(self.meta.resolve_path(R::DIRECTORY).await.map(|(ino, _)| ino))
     }
 
-    async fn make_file(&self, id: &VolumeId) -> Result<Ino> {
-        if id.own_file_system()?.is_some() {
+    async fn make_file(&self, id: &R::Id) -> Result<Ino> {
+        if R::at_root(id)? {
             return Ok(Ino::ROOT);
         }
-        let directory = self.meta.make_dirs(DIRECTORY, 0o700, 0, 0).await?;
-        let name = id.as_str().as_bytes();
+        let directory = self.meta.make_dirs(R::DIRECTORY, 0o700, 0, 0).await?;
+        let name = id.to_string();
+        let name = name.as_bytes();
         match self.meta.mknod(&Caller::root(), directory, name, NewNode::file(0o600, 0)).await {
             Ok((file, _)) => Ok(file),
             Err(MetaError::Exists { .. }) => Ok(self.meta.lookup(directory, name).await?.0),
@@ -167,27 +267,29 @@ impl<'a> Records<'a> {
         }
     }
 
-    async fn file(&self, id: &VolumeId) -> Result<Option<Ino>> {
-        if id.own_file_system()?.is_some() {
+    async fn file(&self, id: &R::Id) -> Result<Option<Ino>> {
+        if R::at_root(id)? {
             return Ok(Some(Ino::ROOT));
         }
         let Some(directory) = self.directory().await? else { return Ok(None) };
-        found(self.meta.lookup(directory, id.as_str().as_bytes()).await.map(|(ino, _)| ino))
+        found(self.meta.lookup(directory, id.to_string().as_bytes()).await.map(|(ino, _)| ino))
     }
 
     /// `None` when a crash left the file without a record, or it has just been removed.
-    async fn read(&self, id: &VolumeId, file: Ino) -> Result<Option<Record>> {
+    async fn read(&self, id: &R::Id, file: Ino) -> Result<Option<R>> {
         match self.meta.get_xattr(file, ATTRIBUTE).await {
-            Ok(json) => serde_json::from_slice(&json)
-                .map(Some)
-                .map_err(|error| Error::Record { id: id.to_string(), why: error.to_string() }),
+            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| Error::Record {
+                thing: R::THING,
+                id: id.to_string(),
+                why: error.to_string(),
+            }),
             Err(MetaError::NoXattr { .. } | MetaError::NoInode { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-fn encode(record: &Record) -> Vec<u8> {
+fn encode<R: Recorded>(record: &R) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record has only text keys")
 }
 

@@ -1,17 +1,20 @@
 //! Volumes that are directories of a shared file system, with a quota each.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use stead_base::Ino;
 use stead_meta::Error as MetaError;
 use stead_meta::ops::{Caller, Meta};
 use tracing::{info, warn};
 
+use super::content::discard;
 use super::{Volume, VolumeRequest, Volumes, check_repeat};
 use crate::engine::{self, FileSystem};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::names::{VolumeId, VolumePath};
 use crate::record::{Record, Records, State, found};
+use crate::source::Source;
 
 /// Where trees wait for their removal: a rename takes a volume out of sight at once, whatever its size.
 const DELETING: &str = "/.stead/deleting";
@@ -45,15 +48,26 @@ async fn make(
         return Err(Error::Unsupported { what: "a quota", why });
     }
     let records = Records::of(meta);
-    if records.find(id).await?.is_none() && (wanted.chosen_path || exists(meta, path).await?) {
-        refuse_overlap(id, path, wanted.chosen_path, &records).await?;
+    let (known, there) = (records.find(id).await?, exists(meta, path).await?);
+    match &known {
+        None if wanted.chosen_path || there => refuse_overlap(id, path, wanted, &records).await?,
+        None => {}
+        Some(record) => check_repeat(id, record, wanted, request.capacity)?,
+    }
+    if let Some(source) = &request.source {
+        check_source(source, id, (path, there), (known, wanted), file_system).await?;
     }
     let mut record = records.claim(id, wanted).await?;
     check_repeat(id, &record, wanted, request.capacity)?;
-    if record.state == State::Ready && exists(meta, path).await? {
+    if record.state == State::Ready && there {
         return Ok(record);
     }
-    meta.make_dirs(&format!("/{}", path.as_str()), record.mode, record.uid, record.gid).await?;
+    match &request.source {
+        // A clone that has its name was complete when somebody died.
+        Some(_) if there => {}
+        Some(source) => clone(source, id, path, &mut record, meta).await?,
+        None => _ = meta.make_dirs(&rooted(path.as_str()), record.mode, record.uid, record.gid).await?,
+    }
     set_quota(file_system, path, &record).await?;
     record.state = State::Ready;
     records.replace(id, &record).await?;
@@ -61,23 +75,65 @@ async fn make(
     Ok(record)
 }
 
+/// Whether the source is there and fits. A volume that was begun and cannot be finished any more is forgotten.
+async fn check_source(
+    source: &Source,
+    id: &VolumeId,
+    (path, there): (&VolumePath, bool),
+    (known, wanted): (Option<Record>, &Record),
+    file_system: &FileSystem,
+) -> Result<()> {
+    let meta = &*file_system.meta;
+    match (&known, there) {
+        (Some(_), true) => return Ok(()),
+        (None, true) => {
+            let why = "a volume with a content source needs a directory of its own, and this one exists".to_owned();
+            return Err(Error::InUse { place: format!("directory {:?}", path.as_str()), why });
+        }
+        (_, false) => {}
+    }
+    let Err(error) = source.check_fits(meta, wanted).await else { return Ok(()) };
+    if let (Kind::NotFound | Kind::OutOfRange, Some(mut record)) = (error.kind(), known) {
+        discard(meta, &mut record).await?;
+        Records::of(meta).remove(id).await?;
+    }
+    Err(error)
+}
+
+async fn clone(source: &Source, id: &VolumeId, path: &VolumePath, record: &mut Record, meta: &Meta) -> Result<()> {
+    let (parent, name) = split(path);
+    let parent = meta.make_dirs(&parent, record.mode, record.uid, record.gid).await?;
+    source.clone_to(meta, (parent, name), &Records::of(meta), (id, record)).await
+}
+
+fn rooted(path: &str) -> String {
+    format!("/{path}")
+}
+
+/// The directory that holds the last component, and that.
+fn split(path: &VolumePath) -> (String, &[u8]) {
+    let (parent, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
+    (rooted(parent), name.as_bytes())
+}
+
 async fn exists(meta: &Meta, path: &VolumePath) -> Result<bool> {
     Ok(find(meta, path).await?.is_some())
 }
 
-async fn find(meta: &Meta, path: &VolumePath) -> Result<Option<Ino>> {
-    match meta.resolve_path(&format!("/{}", path.as_str())).await {
+pub(super) async fn find(meta: &Meta, path: &VolumePath) -> Result<Option<Ino>> {
+    match meta.resolve_path(&rooted(path.as_str())).await {
         Err(MetaError::NotDirectory { .. }) => Ok(None),
         other => found(other.map(|(ino, _)| ino)),
     }
 }
 
 /// Only equal paths that patterns chose may be shared: then the last volume removes the tree. In any other overlap one
-/// volume would lie in another and go with it.
-async fn refuse_overlap(id: &VolumeId, path: &VolumePath, chosen: bool, records: &Records<'_>) -> Result<()> {
+/// volume would lie in another and go with it. A directory that is yet to be cloned is shared with nobody.
+async fn refuse_overlap(id: &VolumeId, path: &VolumePath, wanted: &Record, records: &Records<'_>) -> Result<()> {
     for (other, record) in records.all().await? {
         let Some(other_path) = record.volume_path()? else { continue };
-        let shared = chosen && record.chosen_path && other_path == *path;
+        let being_cloned = record.source.is_some() && record.state == State::Creating;
+        let shared = wanted.chosen_path && record.chosen_path && other_path == *path && !being_cloned;
         if other != *id && other_path.overlaps(path) && !shared {
             let why = format!("volume {other} lies at {:?}", other_path.as_str());
             return Err(Error::InUse { place: format!("directory {:?}", path.as_str()), why });
@@ -92,7 +148,7 @@ pub(super) async fn set_quota(file_system: &FileSystem, path: &VolumePath, recor
         return Ok(());
     }
     let meta = &file_system.meta;
-    let (directory, _) = meta.resolve_path(&format!("/{}", path.as_str())).await?;
+    let (directory, _) = meta.resolve_path(&rooted(path.as_str())).await?;
     let mut capacity = record.capacity;
     if record.chosen_path
         && let Some(quota) = meta.get_quota(directory).await?
@@ -116,14 +172,16 @@ pub(super) async fn delete(id: &VolumeId, file_system: &FileSystem) -> Result<()
     }
     let deleting = meta.make_dirs(DELETING, 0o700, 0, 0).await?;
     let others = meta.deleted_files().await?;
-    remove(meta, deleting, id).await?;
+    let aside = id.as_str().as_bytes();
+    remove(meta, deleting, aside).await?;
+    discard(meta, &mut record).await?;
     if let Some(path) = record.volume_path()? {
         if record.chosen_path && is_shared(id, &path, &records).await? {
             info!(volume = %id, path = path.as_str(), "other volumes use the directory; it stays");
         } else if let Some(directory) = find(meta, &path).await? {
             meta.del_quota(directory).await?;
-            put_aside(meta, &path, deleting, id).await?;
-            remove(meta, deleting, id).await?;
+            put_aside(meta, &path, deleting, aside).await?;
+            remove(meta, deleting, aside).await?;
         }
     }
     finish(meta, id, &others).await?;
@@ -142,26 +200,26 @@ async fn is_shared(id: &VolumeId, path: &VolumePath, records: &Records<'_>) -> R
     Ok(false)
 }
 
-async fn put_aside(meta: &Meta, path: &VolumePath, deleting: Ino, id: &VolumeId) -> Result<()> {
-    let (parent, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
-    let (parent, _) = meta.resolve_path(&format!("/{parent}")).await?;
-    let moved = meta.rename(&Caller::root(), parent, name.as_bytes(), deleting, id.as_str().as_bytes(), 0).await;
+async fn put_aside(meta: &Meta, path: &VolumePath, deleting: Ino, aside: &[u8]) -> Result<()> {
+    let (parent, name) = split(path);
+    let (parent, _) = meta.resolve_path(&parent).await?;
+    let moved = meta.rename(&Caller::root(), parent, name, deleting, aside, 0).await;
     found(moved.map(|_| ())).map(|_| ())
 }
 
-/// Removes the tree that was put aside; its data goes with it, past the trash.
-async fn remove(meta: &Meta, deleting: Ino, id: &VolumeId) -> Result<()> {
+/// Removes a tree, if it is there; its data goes with it, past the trash.
+pub(super) async fn remove(meta: &Meta, parent: Ino, name: &[u8]) -> Result<()> {
     let quiet = |_removed: u64| {};
-    let removed = meta.remove_tree(&Caller::root(), deleting, id.as_str().as_bytes(), true, &quiet).await;
+    let removed = meta.remove_tree(&Caller::root(), parent, name, true, &quiet).await;
     found(removed).map(|_| ())
 }
 
 /// Removes the blocks of the removed files, apart from files that others deleted before. What cannot be removed now is
 /// left to the hourly clean-up.
-async fn finish(meta: &Meta, id: &VolumeId, others: &HashSet<(Ino, u64)>) -> Result<()> {
+pub(super) async fn finish(meta: &Meta, id: &impl Display, others: &HashSet<(Ino, u64)>) -> Result<()> {
     let left = meta.finish_deletions(others).await?;
     if left > 0 {
-        warn!(volume = %id, slices = left, "data of deleted files is left to the hourly clean-up");
+        warn!(%id, slices = left, "data of deleted files is left to the hourly clean-up");
     }
     Ok(())
 }

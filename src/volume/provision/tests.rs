@@ -9,6 +9,8 @@ use super::*;
 use crate::error::Kind;
 use crate::record::found;
 
+mod snapshots;
+
 struct Place {
     dir: tempfile::TempDir,
     volumes: Volumes,
@@ -40,6 +42,7 @@ impl Place {
             name: name.to_owned(),
             capacity: CapacityRange::new(required, 0).expect("possible"),
             params: VolumeParams::parse(&parameters).expect("right"),
+            source: None,
             secrets: self.secrets(),
         }
     }

@@ -1,0 +1,150 @@
+//! Snapshots: clones of the directories of volumes, out of everybody's sight.
+
+use stead_base::Timestamp;
+use stead_meta::ops::Meta;
+use tracing::info;
+
+use super::content::{SNAPSHOTS, Size, discard, refuse_own_file_system};
+use super::{Volumes, directory};
+use crate::error::{Error, Kind, Result};
+use crate::names::{SnapshotId, VolumeId};
+use crate::record::{Recorded, Records, SnapshotRecord, State, found};
+use crate::secrets::VolumeSecrets;
+use crate::source::Source;
+
+/// A snapshot that is to exist.
+#[derive(Clone, Debug)]
+pub struct SnapshotRequest {
+    /// The same name means the same snapshot.
+    pub name: String,
+    /// What it is taken of.
+    pub volume: VolumeId,
+    /// Where.
+    pub secrets: VolumeSecrets,
+}
+
+/// A snapshot that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The volume that it was taken of, which may be gone.
+    pub volume: VolumeId,
+    /// Everything that was committed before is in it.
+    pub created: Timestamp,
+    /// Bytes that a volume needs to hold it.
+    pub size: u64,
+    /// Whether volumes can be made of it.
+    pub ready: bool,
+}
+
+impl Snapshot {
+    fn of(id: SnapshotId, record: SnapshotRecord) -> Self {
+        let SnapshotRecord { state, volume, created, size, .. } = record;
+        Self { id, volume, created, size, ready: state == State::Ready }
+    }
+}
+
+impl Volumes {
+    /// Takes a snapshot, which is complete when this returns, or finds the one that an equal request took.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when there is one of that name and another volume; [`Error::NotFound`] for the volume.
+    pub async fn create_snapshot(&self, request: &SnapshotRequest) -> Result<Snapshot> {
+        let id = SnapshotId::parse(&request.name)?;
+        refuse_own_file_system(&request.volume)?;
+        let no_volume = || Error::NotFound { thing: "volume", id: request.volume.to_string() };
+        let file_system = self.shared(&request.secrets).await?.ok_or_else(no_volume)?;
+        let result = self.take(&id, &request.volume, &file_system.meta).await;
+        file_system.meta.drain().await;
+        Ok(Snapshot::of(id, result?))
+    }
+
+    /// Removes a snapshot. Volumes that were made of it stay; what does not exist is removed already.
+    ///
+    /// # Errors
+    /// What could not be removed; a repeat goes on from there.
+    pub async fn delete_snapshot(&self, id: &SnapshotId, secrets: &VolumeSecrets) -> Result<()> {
+        let Some(file_system) = self.shared(secrets).await? else { return Ok(()) };
+        let result = delete(id, &file_system.meta).await;
+        file_system.meta.drain().await;
+        result
+    }
+
+    async fn take(&self, id: &SnapshotId, volume: &VolumeId, meta: &Meta) -> Result<SnapshotRecord> {
+        let records = Records::of_snapshots(meta);
+        let known = records.find(id).await?;
+        if let Some(record) = &known {
+            check_repeat(id, record, volume)?;
+            if record.state == State::Ready {
+                return Ok(record.clone());
+            }
+        }
+        let source = Source::Volume(volume.clone());
+        let trees = meta.make_dirs(SNAPSHOTS, 0o700, 0, 0).await?;
+        let name = id.as_str().as_bytes();
+        // A clone that has its name was complete when somebody died.
+        let taken = found(meta.lookup(trees, name).await)?.is_some();
+        if !taken && let Err(error) = source.tree(meta).await {
+            if let (Kind::NotFound, Some(mut record)) = (error.kind(), known) {
+                discard(meta, &mut record).await?;
+                records.remove(id).await?;
+            }
+            return Err(error);
+        }
+        let created = self.clock.now();
+        let wanted = SnapshotRecord {
+            state: State::Creating,
+            volume: volume.clone(),
+            created,
+            size: 0,
+            inodes: 0,
+            cloning: None,
+        };
+        let mut record = records.claim(id, &wanted).await?;
+        check_repeat(id, &record, volume)?;
+        if !taken {
+            record.created = created;
+            source.clone_to(meta, (trees, name), &records, (id, &mut record)).await?;
+        }
+        let (tree, _) = meta.lookup(trees, name).await?;
+        let size = Size::of(meta, tree).await?;
+        record = SnapshotRecord { state: State::Ready, size: size.space, inodes: size.inodes, cloning: None, ..record };
+        records.replace(id, &record).await?;
+        info!(snapshot = %id, %volume, size = record.size, "taken");
+        Ok(record)
+    }
+}
+
+fn check_repeat(id: &SnapshotId, existing: &SnapshotRecord, volume: &VolumeId) -> Result<()> {
+    if existing.state == State::Deleting {
+        return Err(Records::<SnapshotRecord>::being_deleted(id));
+    }
+    if existing.volume == *volume {
+        return Ok(());
+    }
+    let (existing, requested) = (existing.volume.to_string(), volume.to_string());
+    let (thing, what) = (SnapshotRecord::THING, "source volume");
+    Err(Error::Exists { thing, id: id.to_string(), what, existing, requested })
+}
+
+async fn delete(id: &SnapshotId, meta: &Meta) -> Result<()> {
+    let records = Records::of_snapshots(meta);
+    let Some(mut record) = records.find(id).await? else {
+        // A crash before the record was written, or after it was removed, leaves at most an empty file.
+        return records.remove(id).await;
+    };
+    if record.state != State::Deleting {
+        record.state = State::Deleting;
+        records.replace(id, &record).await?;
+    }
+    let others = meta.deleted_files().await?;
+    discard(meta, &mut record).await?;
+    if let Some((trees, _)) = found(meta.resolve_path(SNAPSHOTS).await)? {
+        directory::remove(meta, trees, id.as_str().as_bytes()).await?;
+    }
+    directory::finish(meta, id, &others).await?;
+    records.remove(id).await?;
+    info!(snapshot = %id, "deleted");
+    Ok(())
+}
