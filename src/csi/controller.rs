@@ -1,14 +1,16 @@
 //! The Controller service: requests into `stead_volume`'s types, its answers into responses.
 
+mod snapshots;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
-use stead_volume::{CapacityRange, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes};
+use stead_volume::{CapacityRange, Source, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes};
 use tonic::{Request, Response, Status};
 
 use crate::capability::Capability;
 use crate::error::{Error, Result};
-use crate::locks::Locks;
+use crate::locks::{Guard, Locks};
 use crate::proto::controller_server::Controller;
 use crate::proto::controller_service_capability::rpc::Type as RpcType;
 use crate::proto::controller_service_capability::{Rpc, Type};
@@ -21,7 +23,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Of a deletion: a large tree takes its time.
 const DELETE_LIMIT: Duration = Duration::from_secs(300);
 
-const CAPABILITIES: [RpcType; 3] = [RpcType::CreateDeleteVolume, RpcType::ExpandVolume, RpcType::SingleNodeMultiWriter];
+const CAPABILITIES: [RpcType; 5] = [
+    RpcType::CreateDeleteVolume,
+    RpcType::CreateDeleteSnapshot,
+    RpcType::CloneVolume,
+    RpcType::ExpandVolume,
+    RpcType::SingleNodeMultiWriter,
+];
 
 /// The Controller service.
 #[derive(Clone, Debug)]
@@ -37,9 +45,26 @@ impl ControllerService {
 
     async fn create(self, request: proto::CreateVolumeRequest) -> Result<proto::CreateVolumeResponse> {
         let wanted = parse_create(request)?;
-        let _turn = self.locks.lock(&wanted.name).await;
+        let _turns = self.turns(&wanted).await;
         let volume = self.volumes.create(&wanted).await?;
         Ok(proto::CreateVolumeResponse { volume: Some(describe(volume)) })
+    }
+
+    /// The volume alone, its source with others. In one order for everybody, since a source may be a volume that is to be
+    /// made of this one.
+    async fn turns(&self, wanted: &VolumeRequest) -> Vec<Guard> {
+        let mut keys = vec![(wanted.name.clone(), true)];
+        match &wanted.source {
+            Some(Source::Snapshot(id)) => keys.push((snapshots::key(id.as_str()), false)),
+            Some(Source::Volume(id)) if id.as_str() != wanted.name => keys.push((id.to_string(), false)),
+            Some(Source::Volume(_)) | None => {}
+        }
+        keys.sort_unstable();
+        let mut turns = Vec::new();
+        for (key, alone) in keys {
+            turns.push(if alone { self.locks.lock(&key).await } else { self.locks.share(&key).await });
+        }
+        turns
     }
 
     async fn delete(self, request: proto::DeleteVolumeRequest) -> Result<proto::DeleteVolumeResponse> {
@@ -135,6 +160,24 @@ impl Controller for ControllerService {
         answer("ControllerExpandVolume", &id, LIMIT, self.clone().expand(request)).await
     }
 
+    async fn create_snapshot(
+        &self,
+        request: Request<proto::CreateSnapshotRequest>,
+    ) -> Result<Response<proto::CreateSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        answer("CreateSnapshot", &name, LIMIT, self.clone().take_snapshot(request)).await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<proto::DeleteSnapshotRequest>,
+    ) -> Result<Response<proto::DeleteSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.snapshot_id.clone();
+        answer("DeleteSnapshot", &id, DELETE_LIMIT, self.clone().remove_snapshot(request)).await
+    }
+
     async fn controller_get_capabilities(
         &self,
         _request: Request<proto::ControllerGetCapabilitiesRequest>,
@@ -149,18 +192,16 @@ impl Controller for ControllerService {
 fn parse_create(request: proto::CreateVolumeRequest) -> Result<VolumeRequest> {
     required("name", &request.name)?;
     Capability::parse_all(&request.volume_capabilities)?;
-    let unsupported = |field, why| Err(Error::Field { field, value: "…".to_owned(), why });
-    if request.volume_content_source.is_some() {
-        return unsupported("volume_content_source", "snapshots and clones are not supported yet");
-    }
     if !request.mutable_parameters.is_empty() {
-        return unsupported("mutable_parameters", "volumes cannot be modified yet");
+        let why = "volumes cannot be modified yet";
+        return Err(Error::Field { field: "mutable_parameters", value: "…".to_owned(), why });
     }
     let range = request.capacity_range.unwrap_or_default();
     Ok(VolumeRequest {
         name: request.name,
         capacity: CapacityRange::new(range.required_bytes, range.limit_bytes)?,
         params: VolumeParams::parse(&request.parameters)?,
+        source: request.volume_content_source.map(snapshots::parse_source).transpose()?,
         secrets: VolumeSecrets::parse(&request.secrets)?,
     })
 }
@@ -170,7 +211,7 @@ fn describe(volume: Volume) -> proto::Volume {
         capacity_bytes: signed(volume.capacity),
         volume_id: volume.id.to_string(),
         volume_context: volume.context,
-        content_source: None,
+        content_source: volume.source.map(snapshots::describe_source),
         accessible_topology: Vec::new(),
     }
 }

@@ -1,12 +1,12 @@
-//! One call at a time per volume.
+//! One call at a time per volume; what others only read can be shared.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-type Lock = Arc<tokio::sync::Mutex<()>>;
+type Lock = Arc<RwLock<()>>;
 
 /// A lock for each key that somebody works on.
 #[derive(Clone, Debug, Default)]
@@ -19,22 +19,38 @@ pub(crate) struct Locks {
 pub(crate) struct Guard {
     locks: Locks,
     key: String,
-    lock: Option<OwnedMutexGuard<()>>,
+    hold: Option<Hold>,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, not looked at")]
+enum Hold {
+    Alone(OwnedRwLockWriteGuard<()>),
+    Shared(OwnedRwLockReadGuard<()>),
 }
 
 impl Locks {
-    /// Waits for its turn.
+    /// Waits until nobody else holds the key.
     pub(crate) async fn lock(&self, key: &str) -> Guard {
-        let lock = Arc::clone(self.held.lock().entry(key.to_owned()).or_default());
-        let lock = Some(lock.lock_owned().await);
-        Guard { locks: self.clone(), key: key.to_owned(), lock }
+        let hold = Hold::Alone(self.of(key).write_owned().await);
+        Guard { locks: self.clone(), key: key.to_owned(), hold: Some(hold) }
+    }
+
+    /// Waits until nobody holds the key alone.
+    pub(crate) async fn share(&self, key: &str) -> Guard {
+        let hold = Hold::Shared(self.of(key).read_owned().await);
+        Guard { locks: self.clone(), key: key.to_owned(), hold: Some(hold) }
+    }
+
+    fn of(&self, key: &str) -> Lock {
+        Arc::clone(self.held.lock().entry(key.to_owned()).or_default())
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut held = self.locks.held.lock();
-        drop(self.lock.take());
+        drop(self.hold.take());
         // One reference is the table's; another is somebody who waits or has got it.
         if held.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             held.remove(&self.key);
@@ -60,6 +76,23 @@ mod tests {
         drop(first);
         waiting.await.expect("gets its turn");
         drop(other);
+        assert!(locks.held.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_can_be_shared_while_nobody_has_it_alone() {
+        let locks = Locks::default();
+        let (one, two) = (locks.share("a").await, locks.share("a").await);
+        let waiting = tokio::spawn({
+            let locks = locks.clone();
+            async move { drop(locks.lock("a").await) }
+        });
+        tokio::task::yield_now().await;
+        drop(one);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(two);
+        waiting.await.expect("gets its turn");
         assert!(locks.held.lock().is_empty());
     }
 }

@@ -25,7 +25,7 @@ pub use mount::{
     CacheChecksum, CacheEviction, MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret,
 };
 pub use names::{SnapshotId, VolumeId, VolumePath};
-pub use params::{Databases, Provisioning, VolumeContext, VolumeParams};
+pub use params::{Databases, Provisioning, VolumeContext, VolumeParams, check_snapshot_parameters};
 pub use provision::{Snapshot, SnapshotRequest, Volume, VolumeRequest, Volumes};
 pub use secrets::VolumeSecrets;
 pub use serve::VolumeMount;

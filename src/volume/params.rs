@@ -110,13 +110,27 @@ impl VolumeParams {
     }
 }
 
+/// Whether the parameters of a VolumeSnapshotClass can be followed. A snapshot has no settings of its own.
+///
+/// # Errors
+/// [`Error::UnknownParameter`] for any that Kubernetes and its sidecars do not add.
+pub fn check_snapshot_parameters(parameters: &HashMap<String, String>) -> Result<()> {
+    let given = Given { parameters };
+    let unknown = given.sorted().into_iter().find(|(name, _)| !is_of_kubernetes(name));
+    unknown.map_or(Ok(()), |(name, _)| Err(Error::UnknownParameter { name: name.to_owned() }))
+}
+
+fn is_of_kubernetes(name: &str) -> bool {
+    KUBERNETES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Parameters that say nothing here, or what this version can do.
 fn accept_other(name: &str, value: &str) -> Result<()> {
     match name {
         "share" if value == "volume" => Ok(()),
         "share" => Err(Error::parameter(name, value, "volume (pod and filesystem are not there yet)")),
         "secretFinalizer" | "capacity" => Ok(()),
-        _ if KUBERNETES.iter().any(|prefix| name.starts_with(prefix)) => Ok(()),
+        _ if is_of_kubernetes(name) => Ok(()),
         _ if name.starts_with("juicefs/") => {
             info!(parameter = name, "concerns mount pods, which this driver does not have; ignored");
             Ok(())
@@ -293,6 +307,15 @@ mod tests {
             let error = VolumeParams::parse(&parameters).expect_err(named).to_string();
             assert!(error.contains(named), "{named}: {error}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_class_has_no_parameters_of_ours() {
+        let prefixed =
+            [("csi.storage.k8s.io/snapshotter-secret-name", "s"), ("csi.storage.k8s.io/volumesnapshot/name", "v")];
+        assert!(check_snapshot_parameters(&map(&prefixed)).is_ok());
+        let error = check_snapshot_parameters(&map(&[("mode", "0755")])).expect_err("not of a snapshot").to_string();
+        assert!(error.contains("unknown parameter \"mode\""), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::*;
 use crate::capability::tests::mount_capability;
 use crate::proto::volume_capability::access_mode::Mode;
 use crate::proto::volume_capability::{AccessType, BlockVolume};
+use crate::proto::volume_content_source::{SnapshotSource, VolumeSource};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -44,6 +45,26 @@ impl Place {
         Ok(response.into_inner().volume.expect("always there"))
     }
 
+    fn restored(&self, name: &str, source: &proto::VolumeContentSource) -> proto::CreateVolumeRequest {
+        proto::CreateVolumeRequest { volume_content_source: Some(source.clone()), ..self.request(name, 1 << 30) }
+    }
+
+    async fn snapshot(&self, name: &str, volume: &str, with: &[(&str, &str)]) -> Result<proto::Snapshot, Status> {
+        let request = proto::CreateSnapshotRequest {
+            source_volume_id: volume.to_owned(),
+            name: name.to_owned(),
+            secrets: self.secrets(),
+            parameters: map(with),
+        };
+        let response = self.service.create_snapshot(Request::new(request)).await?;
+        Ok(response.into_inner().snapshot.expect("always there"))
+    }
+
+    async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
+        let request = proto::DeleteSnapshotRequest { snapshot_id: id.to_owned(), secrets: self.secrets() };
+        self.service.delete_snapshot(Request::new(request)).await.map(|_| ())
+    }
+
     async fn delete(&self, id: &str) -> Result<(), Status> {
         let request = proto::DeleteVolumeRequest { volume_id: id.to_owned(), secrets: self.secrets() };
         self.service.delete_volume(Request::new(request)).await.map(|_| ())
@@ -68,9 +89,88 @@ fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
+fn of_snapshot(id: &str) -> proto::VolumeContentSource {
+    let r#type = Some(proto::volume_content_source::Type::Snapshot(SnapshotSource { snapshot_id: id.to_owned() }));
+    proto::VolumeContentSource { r#type }
+}
+
+fn of_volume(id: &str) -> proto::VolumeContentSource {
+    let r#type = Some(proto::volume_content_source::Type::Volume(VolumeSource { volume_id: id.to_owned() }));
+    proto::VolumeContentSource { r#type }
+}
+
 fn block() -> proto::VolumeCapability {
     let access_type = Some(AccessType::Block(BlockVolume {}));
     proto::VolumeCapability { access_type, ..mount_capability(Mode::SingleNodeWriter) }
+}
+
+#[tokio::test]
+async fn a_snapshot_lives_from_create_to_delete_and_becomes_a_volume() {
+    let place = Place::new();
+    place.create(place.request("pvc-1", 1 << 30)).await.expect("created");
+    let snapshot = place.snapshot("snap-1", "pvc-1", &[]).await.expect("taken");
+    assert_eq!((snapshot.snapshot_id.as_str(), snapshot.source_volume_id.as_str()), ("snap-1", "pvc-1"));
+    assert!(snapshot.ready_to_use && snapshot.creation_time.is_some_and(|time| time.seconds > 0), "{snapshot:?}");
+    assert_eq!(place.snapshot("snap-1", "pvc-1", &[]).await.expect("found"), snapshot);
+
+    for (name, source) in [("pvc-2", of_snapshot("snap-1")), ("pvc-3", of_volume("pvc-1"))] {
+        let volume = place.create(place.restored(name, &source)).await.expect("made of it");
+        assert_eq!(volume.content_source, Some(source));
+    }
+    for (source, code) in [
+        (of_snapshot("unknown"), Code::NotFound),
+        (of_snapshot("../../etc"), Code::NotFound),
+        (of_volume("unknown"), Code::NotFound),
+        (of_volume("pvc-4"), Code::NotFound),
+        (of_volume("a/../b"), Code::NotFound),
+        (of_volume(""), Code::InvalidArgument),
+    ] {
+        let status = place.create(place.restored("pvc-4", &source)).await.expect_err("no such source");
+        assert_eq!(status.code(), code, "{source:?}: {status}");
+    }
+    let status = place.create(place.restored("pvc-2", &of_volume("pvc-1"))).await.expect_err("another source");
+    assert_eq!(status.code(), Code::AlreadyExists, "{status}");
+
+    place.delete_snapshot("snap-1").await.expect("deleted");
+    place.delete_snapshot("snap-1").await.expect("a repeat is a success");
+    place.delete_snapshot("../../etc").await.expect("we never gave out such an id");
+    let status = place.create(place.restored("pvc-4", &of_snapshot("snap-1"))).await.expect_err("gone");
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+}
+
+#[tokio::test]
+async fn wrong_requests_for_snapshots_name_what_is_wrong() {
+    let place = Place::new();
+    place.create(place.request("pvc-1", 1 << 30)).await.expect("created");
+    place.create(place.request("pvc-2", 1 << 30)).await.expect("created");
+    place.snapshot("taken", "pvc-2", &[]).await.expect("taken");
+    let invalid = Code::InvalidArgument;
+    for (name, volume, parameters, code, named) in [
+        ("", "pvc-1", [].as_slice(), invalid, "name"),
+        ("s", "", &[], invalid, "source_volume_id"),
+        ("a/b", "pvc-1", &[], invalid, "contains '/'"),
+        ("s", "unknown", &[], Code::NotFound, "volume unknown"),
+        ("s", "../../etc", &[], Code::NotFound, "does not exist"),
+        ("s", "fs@file@own", &[], invalid, "file system of its own"),
+        ("taken", "pvc-1", &[], Code::AlreadyExists, "pvc-2"),
+        ("s", "pvc-1", &[("speed", "high")], invalid, "\"speed\""),
+    ] {
+        let status = place.snapshot(name, volume, parameters).await.expect_err(named);
+        assert!(status.code() == code && status.message().contains(named), "{named}: {status}");
+    }
+    let kubernetes = [("csi.storage.k8s.io/volumesnapshot/name", "s")];
+    place.snapshot("s", "pvc-1", &kubernetes).await.expect("not ours to refuse");
+    assert_eq!(place.delete_snapshot("").await.expect_err("no id").code(), invalid);
+}
+
+#[tokio::test]
+async fn clones_of_each_other_do_not_wait_for_each_other() {
+    let place = Place::new();
+    place.create(place.request("other", 0)).await.expect("formats");
+    let (one, two) = (place.restored("one", &of_volume("two")), place.restored("two", &of_volume("one")));
+    let both = async { tokio::join!(place.create(one), place.create(two)) };
+    let (one, two) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("no deadlock");
+    assert_eq!([one, two].map(|made| made.expect_err("neither is there").code()), [Code::NotFound; 2]);
 }
 
 #[tokio::test]
