@@ -26,11 +26,12 @@ const SECRETS: [&str; 13] = [
 ];
 
 /// What has to have run, by the names of groups and specs: csi-sanity skips what a driver does not say that it can do.
-const GROUPS: [&str; 8] = [
+const GROUPS: [&str; 9] = [
     "CreateVolume",
     "DeleteVolume",
     "ValidateVolumeCapabilities",
     "ExpandVolume",
+    "ModifyVolume",
     "CreateSnapshot",
     "DeleteSnapshot",
     "should create volume from an existing source snapshot",
@@ -50,6 +51,8 @@ fn conforms_on_sqlite_and_a_directory() {
 fn conforms(engine: Engine) {
     let services = Services::start(engine);
     let (secrets, parameters) = (services.path("secrets.yaml"), services.path("parameters.yaml"));
+    let mutable = services.path("mutable.yaml");
+    fs::write(&mutable, "inodes: \"1000\"\n").expect("written");
     let each: String = SECRETS.iter().map(|rpc| format!("{rpc}:\n{}", yaml(&services.secrets, "  "))).collect();
     fs::write(&secrets, each).expect("written");
     fs::write(&parameters, yaml(&services.parameters(), "")).expect("written");
@@ -59,6 +62,7 @@ fn conforms(engine: Engine) {
     sanity.arg(format!("--csi.controllerendpoint=unix://{}", services.controller_socket().display()));
     sanity.arg(format!("--csi.secrets={}", secrets.display()));
     sanity.arg(format!("--csi.testvolumeparameters={}", parameters.display()));
+    sanity.arg(format!("--csi.testvolumemutableparameters={}", mutable.display()));
     sanity.arg(format!("--csi.mountdir={}", services.path("sanity-mount").display()));
     sanity.arg(format!("--csi.stagingdir={}", services.path("sanity-staging").display()));
     sanity.arg(format!("--ginkgo.json-report={}", report.display()));

@@ -5,7 +5,9 @@ mod snapshots;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use stead_volume::{CapacityRange, Source, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes};
+use stead_volume::{
+    CapacityRange, MutableParams, Source, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes,
+};
 use tonic::{Request, Response, Status};
 
 use crate::capability::Capability;
@@ -23,11 +25,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Of a deletion: a large tree takes its time.
 const DELETE_LIMIT: Duration = Duration::from_secs(300);
 
-const CAPABILITIES: [RpcType; 5] = [
+const CAPABILITIES: [RpcType; 6] = [
     RpcType::CreateDeleteVolume,
     RpcType::CreateDeleteSnapshot,
     RpcType::CloneVolume,
     RpcType::ExpandVolume,
+    RpcType::ModifyVolume,
     RpcType::SingleNodeMultiWriter,
 ];
 
@@ -99,11 +102,14 @@ impl ControllerService {
         {
             return Ok(refused(error.to_string()));
         }
+        if let Err(error) = MutableParams::parse(&request.mutable_parameters) {
+            return Ok(refused(error.to_string()));
+        }
         let confirmed = Confirmed {
             volume_context: request.volume_context,
             volume_capabilities: request.volume_capabilities,
             parameters: request.parameters,
-            mutable_parameters: HashMap::new(),
+            mutable_parameters: request.mutable_parameters,
         };
         Ok(proto::ValidateVolumeCapabilitiesResponse { confirmed: Some(confirmed), message: String::new() })
     }
@@ -119,6 +125,18 @@ impl ControllerService {
         let _turn = self.locks.lock(id.as_str()).await;
         let capacity = self.volumes.expand(&id, &secrets, range).await?;
         Ok(proto::ControllerExpandVolumeResponse { capacity_bytes: signed(capacity), node_expansion_required: false })
+    }
+
+    async fn modify(
+        self,
+        request: proto::ControllerModifyVolumeRequest,
+    ) -> Result<proto::ControllerModifyVolumeResponse> {
+        let id = parse_id(&request.volume_id)?;
+        let params = MutableParams::parse(&request.mutable_parameters)?;
+        let secrets = VolumeSecrets::parse(&request.secrets)?;
+        let _turn = self.locks.lock(id.as_str()).await;
+        self.volumes.modify(&id, &secrets, params).await?;
+        Ok(proto::ControllerModifyVolumeResponse {})
     }
 }
 
@@ -160,6 +178,15 @@ impl Controller for ControllerService {
         answer("ControllerExpandVolume", &id, LIMIT, self.clone().expand(request)).await
     }
 
+    async fn controller_modify_volume(
+        &self,
+        request: Request<proto::ControllerModifyVolumeRequest>,
+    ) -> Result<Response<proto::ControllerModifyVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        answer("ControllerModifyVolume", &id, LIMIT, self.clone().modify(request)).await
+    }
+
     async fn create_snapshot(
         &self,
         request: Request<proto::CreateSnapshotRequest>,
@@ -192,15 +219,12 @@ impl Controller for ControllerService {
 fn parse_create(request: proto::CreateVolumeRequest) -> Result<VolumeRequest> {
     required("name", &request.name)?;
     Capability::parse_all(&request.volume_capabilities)?;
-    if !request.mutable_parameters.is_empty() {
-        let why = "volumes cannot be modified yet";
-        return Err(Error::Field { field: "mutable_parameters", value: "…".to_owned(), why });
-    }
     let range = request.capacity_range.unwrap_or_default();
     Ok(VolumeRequest {
         name: request.name,
         capacity: CapacityRange::new(range.required_bytes, range.limit_bytes)?,
         params: VolumeParams::parse(&request.parameters)?,
+        mutable: MutableParams::parse(&request.mutable_parameters)?,
         source: request.volume_content_source.map(snapshots::parse_source).transpose()?,
         secrets: VolumeSecrets::parse(&request.secrets)?,
     })

@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod format;
 mod mount;
+mod mutable;
 mod names;
 mod params;
 mod provision;
@@ -24,6 +25,7 @@ pub use format::{Existing, format};
 pub use mount::{
     CacheChecksum, CacheEviction, MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret,
 };
+pub use mutable::MutableParams;
 pub use names::{SnapshotId, VolumeId, VolumePath};
 pub use params::{Databases, Provisioning, VolumeContext, VolumeParams, check_snapshot_parameters};
 pub use provision::{Snapshot, SnapshotRequest, Volume, VolumeRequest, Volumes};

@@ -120,7 +120,7 @@ pub fn check_snapshot_parameters(parameters: &HashMap<String, String>) -> Result
     unknown.map_or(Ok(()), |(name, _)| Err(Error::UnknownParameter { name: name.to_owned() }))
 }
 
-fn is_of_kubernetes(name: &str) -> bool {
+pub(crate) fn is_of_kubernetes(name: &str) -> bool {
     KUBERNETES.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -143,8 +143,15 @@ fn octal(text: &str) -> Option<u16> {
     u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777)
 }
 
-fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
+}
+
+/// In the order of their names, so that the same mistakes give the same error.
+pub(crate) fn sorted(parameters: &HashMap<String, String>) -> Vec<(&str, &str)> {
+    let mut pairs: Vec<_> = parameters.iter().map(|(name, value)| (name.as_str(), value.trim())).collect();
+    pairs.sort_unstable();
+    pairs
 }
 
 struct Given<'a> {
@@ -152,11 +159,8 @@ struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// In the order of their names, so that the same mistakes give the same error.
     fn sorted(&self) -> Vec<(&'a str, &'a str)> {
-        let mut pairs: Vec<_> = self.parameters.iter().map(|(name, value)| (name.as_str(), value.trim())).collect();
-        pairs.sort_unstable();
-        pairs
+        sorted(self.parameters)
     }
 
     fn value(&self, name: &str) -> &'a str {

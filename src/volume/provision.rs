@@ -7,6 +7,7 @@
 mod content;
 mod directory;
 mod file_system;
+mod modify;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::capacity::CapacityRange;
 use crate::engine::{self, FileSystem};
 use crate::error::{Error, Result};
 use crate::mount::Secret;
+use crate::mutable::MutableParams;
 use crate::names::VolumeId;
 use crate::params::{Provisioning, VolumeContext, VolumeParams};
 use crate::record::{Record, Recorded, Records, State};
@@ -39,6 +41,8 @@ pub struct VolumeRequest {
     pub capacity: CapacityRange,
     /// What it is made of.
     pub params: VolumeParams,
+    /// Settings that can be changed later; they win over `params`.
+    pub mutable: MutableParams,
     /// What it begins with; `None` = empty.
     pub source: Option<Source>,
     /// Where.
@@ -61,6 +65,7 @@ impl VolumeRequest {
             mount_options: self.params.mount_options.clone(),
             source: self.source.clone(),
             cloning: None,
+            modified: self.mutable,
         }
     }
 }

@@ -17,6 +17,7 @@ use stead_meta::ops::{Caller, Meta, NewNode, XattrFlag};
 use stead_meta::store::Cursor;
 
 use crate::error::{Error, Result};
+use crate::mutable::MutableParams;
 use crate::names::{SnapshotId, VolumeId, VolumePath};
 use crate::source::Source;
 
@@ -78,6 +79,9 @@ pub(crate) struct Record {
     pub(crate) source: Option<Source>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cloning: Option<u64>,
+    /// What was changed since, or asked for as changeable: it wins over the members above.
+    #[serde(default, skip_serializing_if = "MutableParams::is_empty")]
+    pub(crate) modified: MutableParams,
 }
 
 impl Recorded for Record {
@@ -129,6 +133,11 @@ impl Recorded for SnapshotRecord {
 }
 
 impl Record {
+    /// The limit of inodes as of now; 0 and `None` = none.
+    pub(crate) fn inode_limit(&self) -> Option<u64> {
+        self.modified.inodes.or(self.inodes)
+    }
+
     pub(crate) fn volume_path(&self) -> Result<Option<VolumePath>> {
         self.path.as_deref().map(VolumePath::parse).transpose()
     }

@@ -45,6 +45,15 @@ impl Place {
         Ok(response.into_inner().volume.expect("always there"))
     }
 
+    async fn modify(&self, id: &str, given: &[(&str, &str)]) -> Result<(), Status> {
+        let request = proto::ControllerModifyVolumeRequest {
+            volume_id: id.to_owned(),
+            secrets: self.secrets(),
+            mutable_parameters: map(given),
+        };
+        self.service.controller_modify_volume(Request::new(request)).await.map(|_| ())
+    }
+
     fn restored(&self, name: &str, source: &proto::VolumeContentSource) -> proto::CreateVolumeRequest {
         proto::CreateVolumeRequest { volume_content_source: Some(source.clone()), ..self.request(name, 1 << 30) }
     }
@@ -200,6 +209,31 @@ async fn a_volume_lives_from_create_to_delete() {
     place.delete("pvc-1").await.expect("a repeat is a success");
     let gone = place.validate("pvc-1", mount_capability(Mode::SingleNodeWriter)).await.expect_err("gone");
     assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_volume_is_modified_and_wrong_settings_are_named() {
+    let place = Place::new();
+    let with = |given: &[(&str, &str)]| proto::CreateVolumeRequest {
+        mutable_parameters: map(given),
+        ..place.request("pvc-1", 1 << 30)
+    };
+    let status = place.create(with(&[("nodes", "9")])).await.expect_err("unknown");
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("nodes"), "{status}");
+    place.create(with(&[("inodes", "9")])).await.expect("created");
+    place.modify("pvc-1", &[("inodes", "99")]).await.expect("changed");
+    place.modify("pvc-1", &[("inodes", "99")]).await.expect("a repeat is a success");
+    for (id, given, code, named) in [
+        ("", ("inodes", "9"), Code::InvalidArgument, "volume_id"),
+        ("unknown", ("inodes", "9"), Code::NotFound, "unknown"),
+        ("pvc-1", ("inodes", "x"), Code::InvalidArgument, "inodes"),
+        ("pvc-1", ("capacity", "9"), Code::InvalidArgument, "expand"),
+        ("pvc-1", ("trashDays", "9"), Code::InvalidArgument, "trashDays"),
+        ("pvc-1", ("speed", "9"), Code::InvalidArgument, "speed"),
+    ] {
+        let status = place.modify(id, &[given]).await.expect_err(named);
+        assert!(status.code() == code && status.message().contains(named), "{named}: {status}");
+    }
 }
 
 #[tokio::test]

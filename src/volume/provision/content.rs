@@ -75,7 +75,8 @@ impl Source {
     /// [`Error::SourceLarger`]; as of [`Source::tree`].
     pub(super) async fn check_fits(&self, meta: &Meta, record: &Record) -> Result<()> {
         let size = self.size(meta).await?;
-        let limits = [("bytes", size.space, record.capacity), ("inodes", size.inodes, record.inodes.unwrap_or(0))];
+        let limits =
+            [("bytes", size.space, record.capacity), ("inodes", size.inodes, record.inode_limit().unwrap_or(0))];
         match limits.into_iter().find(|(_, used, limit)| *limit > 0 && used > limit) {
             None => Ok(()),
             Some((unit, used, limit)) => Err(Error::SourceLarger { begin: self.to_string(), used, unit, limit }),

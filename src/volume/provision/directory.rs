@@ -9,6 +9,7 @@ use stead_meta::ops::{Caller, Meta};
 use tracing::{info, warn};
 
 use super::content::discard;
+use super::modify::check_quota_works;
 use super::{Volume, VolumeRequest, Volumes, check_repeat};
 use crate::engine::{self, FileSystem};
 use crate::error::{Error, Kind, Result};
@@ -22,6 +23,7 @@ const DELETING: &str = "/.stead/deleting";
 impl Volumes {
     pub(super) async fn create_directory(&self, request: &VolumeRequest, path: Option<&VolumePath>) -> Result<Volume> {
         let id = VolumeId::of_directory(&request.name)?;
+        request.mutable.check_for_directory()?;
         let secrets = &request.secrets;
         let chosen = path.is_some();
         let path = path.map_or_else(|| VolumePath::parse(id.as_str()), |path| Ok(path.clone()))?;
@@ -43,10 +45,7 @@ async fn make(
     file_system: &FileSystem,
 ) -> Result<Record> {
     let meta = &*file_system.meta;
-    if (wanted.capacity > 0 || wanted.inodes.is_some()) && !meta.format().dir_stats {
-        let why = "the file system keeps no statistics of directories; turn on its dir-stats";
-        return Err(Error::Unsupported { what: "a quota", why });
-    }
+    check_quota_works(wanted, meta)?;
     let records = Records::of(meta);
     let (known, there) = (records.find(id).await?, exists(meta, path).await?);
     match &known {
@@ -144,7 +143,7 @@ async fn refuse_overlap(id: &VolumeId, path: &VolumePath, wanted: &Record, recor
 
 /// Limits the directory to what the record says. A shared directory keeps the larger limit.
 pub(super) async fn set_quota(file_system: &FileSystem, path: &VolumePath, record: &Record) -> Result<()> {
-    if record.capacity == 0 && record.inodes.is_none() {
+    if record.capacity == 0 && record.inode_limit().is_none() {
         return Ok(());
     }
     let meta = &file_system.meta;
@@ -155,7 +154,7 @@ pub(super) async fn set_quota(file_system: &FileSystem, path: &VolumePath, recor
     {
         capacity = capacity.max(u64::try_from(quota.max_space).unwrap_or(0));
     }
-    meta.set_quota(directory, Some(capacity), record.inodes).await?;
+    meta.set_quota(directory, Some(capacity), record.inode_limit()).await?;
     Ok(())
 }
 

@@ -60,6 +60,7 @@ impl Volumes {
             let mut format = secrets.new_format(name)?;
             format.capacity = request.capacity.chosen();
             format.inodes = request.params.inodes.unwrap_or(0);
+            request.mutable.apply(&mut format);
             Ok(format)
         };
         let range = match (&secrets.meta, databases) {
@@ -132,7 +133,8 @@ impl Volumes {
     pub(super) async fn set_limits(&self, file_system: &FileSystem, record: &Record) -> Result<()> {
         let store = file_system.meta.store();
         let old = Meta::load_format(store.as_ref()).await?;
-        let new = Format { capacity: record.capacity, inodes: record.inodes.unwrap_or(0), ..old.clone() };
+        let mut new = Format { capacity: record.capacity, inodes: record.inodes.unwrap_or(0), ..old.clone() };
+        record.modified.apply(&mut new);
         if new != old {
             Meta::write_format(store.as_ref(), &new, self.clock.as_ref()).await?;
         }

@@ -43,6 +43,7 @@ impl Place {
             capacity: CapacityRange::new(required, 0).expect("possible"),
             params: VolumeParams::parse(&parameters).expect("right"),
             source: None,
+            mutable: MutableParams::default(),
             secrets: self.secrets(),
         }
     }
@@ -200,6 +201,64 @@ async fn an_expansion_raises_the_quota_and_never_shrinks() {
     let unknown = VolumeId::parse("unknown").expect("right");
     let error = place.volumes.expand(&unknown, &place.secrets(), range(1)).await.expect_err("unknown");
     assert_eq!(error.kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn the_inodes_of_a_directory_volume_can_be_changed() {
+    let place = Place::new();
+    let inodes = |limit| MutableParams { inodes: Some(limit), ..MutableParams::default() };
+    let begin = VolumeRequest { mutable: inodes(60), ..place.request("v", 1000, &[("inodes", "50")]) };
+    let volume = place.volumes.create(&begin).await.expect("created");
+    let file_system = place.file_system("v").await;
+    let (directory, _) = file_system.meta.resolve_path("/v").await.expect("there");
+    let limits = async || {
+        let quota = file_system.meta.get_quota(directory).await.expect("readable").expect("set");
+        (quota.max_space, quota.max_inodes)
+    };
+    assert_eq!(limits().await, (1000, 60), "what can be changed wins");
+    for limit in [70, 0, 80] {
+        place.volumes.modify(&volume.id, &place.secrets(), inodes(limit)).await.expect("changed");
+        assert_eq!(limits().await, (1000, limit.cast_signed()));
+    }
+    place.volumes.modify(&volume.id, &place.secrets(), MutableParams::default()).await.expect("nothing to do");
+    let range = CapacityRange::new(5000, 0).expect("possible");
+    place.volumes.expand(&volume.id, &place.secrets(), range).await.expect("grown");
+    assert_eq!(limits().await, (5000, 80), "an expansion changes nothing else");
+    place.volumes.create(&place.request("v", 5000, &[("inodes", "50")])).await.expect("a late repeat");
+    assert_eq!(limits().await, (5000, 80));
+
+    let trash = MutableParams { trash_days: Some(3), ..MutableParams::default() };
+    let error = place.volumes.modify(&volume.id, &place.secrets(), trash).await.expect_err("of a file system");
+    assert!(error.kind() == Kind::Invalid && error.to_string().contains("trashDays"), "{error}");
+    let request = VolumeRequest { mutable: trash, ..place.request("w", 0, &[]) };
+    assert_eq!(place.volumes.create(&request).await.expect_err("likewise").kind(), Kind::Invalid);
+    let unknown = VolumeId::parse("unknown").expect("right");
+    let error = place.volumes.modify(&unknown, &place.secrets(), inodes(1)).await.expect_err("unknown");
+    assert_eq!(error.kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn the_settings_of_a_file_system_of_its_own_can_be_changed() {
+    let place = Place::new();
+    let begin = MutableParams { trash_days: Some(3), ..MutableParams::default() };
+    let request = VolumeRequest { mutable: begin, ..place.request("own", 1 << 30, &[("provisioning", "filesystem")]) };
+    let id = place.volumes.create(&request).await.expect("created").id;
+    let file_system = place.file_system("fs@file@own").await;
+    assert_eq!(file_system.meta.format().trash_days, 3);
+    let change = MutableParams {
+        inodes: Some(9),
+        upload_limit: Some(100),
+        download_limit: Some(200),
+        ..MutableParams::default()
+    };
+    place.volumes.modify(&id, &place.secrets(), change).await.expect("changed");
+    let range = CapacityRange::new(2 << 30, 0).expect("possible");
+    place.volumes.expand(&id, &place.secrets(), range).await.expect("grown");
+    let format = file_system.meta.reload().await.expect("there");
+    assert_eq!((format.trash_days, format.inodes, format.capacity), (3, 9, 2 << 30));
+    assert_eq!((format.upload_limit, format.download_limit), (100, 200));
+    place.volumes.create(&request).await.expect("a late repeat");
+    assert_eq!(*file_system.meta.reload().await.expect("there"), *format, "changes nothing");
 }
 
 #[tokio::test]
