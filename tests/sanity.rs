@@ -26,12 +26,16 @@ const SECRETS: [&str; 13] = [
 ];
 
 /// What has to have run, by the names of groups and specs: csi-sanity skips what a driver does not say that it can do.
-const GROUPS: [&str; 9] = [
+const GROUPS: [&str; 13] = [
     "CreateVolume",
     "DeleteVolume",
     "ValidateVolumeCapabilities",
     "ExpandVolume",
     "ModifyVolume",
+    "ListVolumes",
+    "GetCapacity",
+    "ListSnapshots",
+    "GetSnapshot",
     "CreateSnapshot",
     "DeleteSnapshot",
     "should create volume from an existing source snapshot",

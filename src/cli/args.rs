@@ -272,6 +272,16 @@ pub(crate) struct StatusArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ControllerArgs {
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// A directory with a mounted Secret in each of its directories: the file systems whose volumes, snapshots and room are
+    /// listed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) file_systems: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServiceArgs {
     /// The socket to serve on
     #[arg(long, value_name = "unix://PATH", env = "CSI_ENDPOINT")]
     pub(crate) endpoint: String,
@@ -283,7 +293,7 @@ pub(crate) struct ControllerArgs {
 #[derive(Args, Debug)]
 pub(crate) struct NodeArgs {
     #[command(flatten)]
-    pub(crate) service: ControllerArgs,
+    pub(crate) service: ServiceArgs,
     /// Name of this node
     #[arg(long, value_name = "ID", env = "NODE_NAME")]
     pub(crate) node_id: String,

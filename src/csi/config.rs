@@ -11,6 +11,8 @@ pub struct ControllerConfig {
     pub endpoint: String,
     /// Name of the driver.
     pub driver_name: String,
+    /// A directory of mounted Secrets: the file systems that calls without a Secret are about. `None`: no such calls.
+    pub file_systems: Option<PathBuf>,
 }
 
 /// The node service.

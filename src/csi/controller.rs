@@ -1,12 +1,15 @@
 //! The Controller service: requests into `stead_volume`'s types, its answers into responses.
 
+mod lists;
 mod snapshots;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use stead_volume::{
-    CapacityRange, MutableParams, Source, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes,
+    CapacityRange, FileSystems, MutableParams, Source, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets,
+    Volumes,
 };
 use tonic::{Request, Response, Status};
 
@@ -33,17 +36,21 @@ const CAPABILITIES: [RpcType; 6] = [
     RpcType::ModifyVolume,
     RpcType::SingleNodeMultiWriter,
 ];
+/// What needs file systems that are configured, since the calls bring no Secret.
+const LISTING: [RpcType; 4] =
+    [RpcType::ListVolumes, RpcType::GetCapacity, RpcType::ListSnapshots, RpcType::GetSnapshot];
 
 /// The Controller service.
 #[derive(Clone, Debug)]
 pub(crate) struct ControllerService {
     volumes: Volumes,
     locks: Locks,
+    file_systems: Option<FileSystems>,
 }
 
 impl ControllerService {
-    pub(crate) fn new(volumes: Volumes) -> Self {
-        Self { volumes, locks: Locks::default() }
+    pub(crate) fn new(volumes: Volumes, file_systems: Option<PathBuf>) -> Self {
+        Self { volumes, locks: Locks::default(), file_systems: file_systems.map(FileSystems::new) }
     }
 
     async fn create(self, request: proto::CreateVolumeRequest) -> Result<proto::CreateVolumeResponse> {
@@ -205,13 +212,48 @@ impl Controller for ControllerService {
         answer("DeleteSnapshot", &id, DELETE_LIMIT, self.clone().remove_snapshot(request)).await
     }
 
+    async fn list_volumes(
+        &self,
+        request: Request<proto::ListVolumesRequest>,
+    ) -> Result<Response<proto::ListVolumesResponse>, Status> {
+        answer("ListVolumes", "", LIMIT, self.clone().volumes_listed(request.into_inner())).await
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<proto::GetCapacityRequest>,
+    ) -> Result<Response<proto::GetCapacityResponse>, Status> {
+        answer("GetCapacity", "", LIMIT, self.clone().capacity(request.into_inner())).await
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<proto::ListSnapshotsRequest>,
+    ) -> Result<Response<proto::ListSnapshotsResponse>, Status> {
+        let request = request.into_inner();
+        let about = request.snapshot_id.clone();
+        answer("ListSnapshots", &about, LIMIT, self.clone().snapshots_listed(request)).await
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<proto::GetSnapshotRequest>,
+    ) -> Result<Response<proto::GetSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.snapshot_id.clone();
+        answer("GetSnapshot", &id, LIMIT, self.clone().snapshot_found(request)).await
+    }
+
     async fn controller_get_capabilities(
         &self,
         _request: Request<proto::ControllerGetCapabilitiesRequest>,
     ) -> Result<Response<proto::ControllerGetCapabilitiesResponse>, Status> {
         let capability =
             |rpc: RpcType| ControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })) };
-        let capabilities = CAPABILITIES.map(capability).to_vec();
+        let mut capabilities = CAPABILITIES.map(capability).to_vec();
+        if self.file_systems.is_some() {
+            capabilities.extend(LISTING.map(capability));
+        }
         Ok(Response::new(proto::ControllerGetCapabilitiesResponse { capabilities }))
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Error {
     Missing { field: &'static str },
     #[error("{field}: {value:?}: {why}")]
     Field { field: &'static str, value: String, why: &'static str },
+    #[error("starting_token {value:?} is none that this driver gave out: begin the list again")]
+    Token { value: String },
     #[error("volume capability: {why}")]
     Capability { why: &'static str },
     /// The volume is used in a way that excludes this one.
@@ -51,6 +53,7 @@ impl Error {
             Self::Missing { .. } | Self::Field { .. } | Self::Capability { .. } | Self::Target { .. } => {
                 Code::InvalidArgument
             }
+            Self::Token { .. } => Code::Aborted,
             Self::Occupied { .. } | Self::Elsewhere { .. } => Code::FailedPrecondition,
             Self::Incompatible { .. } => Code::AlreadyExists,
             Self::NotPublished { .. } => Code::NotFound,

@@ -37,7 +37,7 @@ use proto::node_server::NodeServer;
 /// A socket that cannot be used.
 pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -> Result<(), ServeError> {
     let identity = identity::IdentityService::controller(&config.driver_name);
-    let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)));
+    let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)), config.file_systems);
     let routes = Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller));
     server::serve(&config.endpoint, routes, stop).await
 }

@@ -48,6 +48,9 @@ pub enum Error {
     Record { thing: &'static str, id: String, why: String },
     #[error("{what} did not end within {limit:?}")]
     Deadline { what: &'static str, limit: Duration },
+    /// A file system that the controller is configured with, not the call, is wrong.
+    #[error("configured file system {name:?}: {source}")]
+    Configured { name: String, source: Box<Error> },
     #[error("file {path}: {why}")]
     File { path: String, why: String },
     #[error(transparent)]
@@ -110,6 +113,10 @@ impl Error {
             Self::NoDatabase { .. } => Kind::Exhausted,
             Self::Deadline { .. } => Kind::Deadline,
             Self::Record { .. } | Self::File { .. } => Kind::Internal,
+            Self::Configured { source, .. } => match source.kind() {
+                Kind::Invalid | Kind::NotFound => Kind::Precondition,
+                kind => kind,
+            },
             Self::Meta(error) => meta_kind(error),
             Self::Object(error) => object_kind(error),
         }

@@ -5,6 +5,7 @@
 
 mod address;
 mod capacity;
+mod configured;
 mod engine;
 mod error;
 mod format;
@@ -19,6 +20,7 @@ mod serve;
 mod source;
 
 pub use capacity::CapacityRange;
+pub use configured::{FileSystems, Named};
 pub use engine::{encryption, open_objects};
 pub use error::{Error, Kind, Result};
 pub use format::{Existing, format};
@@ -28,7 +30,9 @@ pub use mount::{
 pub use mutable::MutableParams;
 pub use names::{SnapshotId, VolumeId, VolumePath};
 pub use params::{Databases, Provisioning, VolumeContext, VolumeParams, check_snapshot_parameters};
-pub use provision::{Snapshot, SnapshotRequest, Volume, VolumeRequest, Volumes};
+pub use provision::{
+    Listing, Page, Position, Snapshot, SnapshotFilter, SnapshotRequest, Volume, VolumeRequest, Volumes,
+};
 pub use secrets::VolumeSecrets;
 pub use serve::VolumeMount;
 pub use source::Source;

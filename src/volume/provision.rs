@@ -7,6 +7,7 @@
 mod content;
 mod directory;
 mod file_system;
+mod list;
 mod modify;
 mod snapshot;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::record::{Record, Recorded, Records, State};
 use crate::secrets::VolumeSecrets;
 use crate::source::Source;
 
+pub use list::{Listing, Page, Position, SnapshotFilter};
 pub use snapshot::{Snapshot, SnapshotRequest};
 
 /// A volume that is to exist.

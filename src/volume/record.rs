@@ -239,21 +239,30 @@ impl<R: Recorded> Records<'_, R> {
 
     /// All that have a record in the file system.
     pub(crate) async fn all(&self) -> Result<Vec<(R::Id, R)>> {
-        let Some(directory) = self.directory().await? else { return Ok(Vec::new()) };
         let mut records = Vec::new();
+        for (name, file) in self.files().await? {
+            let id = R::parse_id(&name)?;
+            if let Some(record) = self.read(&id, file).await? {
+                records.push((id, record));
+            }
+        }
+        Ok(records)
+    }
+
+    /// The names of all files, in no order; one may lack its record.
+    pub(crate) async fn files(&self) -> Result<Vec<(String, Ino)>> {
+        let Some(directory) = self.directory().await? else { return Ok(Vec::new()) };
+        let mut files = Vec::new();
         let mut from = Cursor::default();
         loop {
             let page = self.meta.list(directory, false, from, PAGE).await?;
             for listed in page.items {
                 let Ok(name) = std::str::from_utf8(listed.name.as_bytes()) else { continue };
-                let id = R::parse_id(name)?;
-                if let Some(record) = self.read(&id, listed.entry.ino).await? {
-                    records.push((id, record));
-                }
+                files.push((name.to_owned(), listed.entry.ino));
             }
             match page.next {
                 Some(next) => from = next,
-                None => return Ok(records),
+                None => return Ok(files),
             }
         }
     }
@@ -285,7 +294,7 @@ impl<R: Recorded> Records<'_, R> {
     }
 
     /// `None` when a crash left the file without a record, or it has just been removed.
-    async fn read(&self, id: &R::Id, file: Ino) -> Result<Option<R>> {
+    pub(crate) async fn read(&self, id: &R::Id, file: Ino) -> Result<Option<R>> {
         match self.meta.get_xattr(file, ATTRIBUTE).await {
             Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| Error::Record {
                 thing: R::THING,

@@ -90,6 +90,7 @@ impl Services {
             Engine::Sqlite => (None, None),
         };
         let secrets = secrets(dir.path(), redis.as_ref(), minio.as_ref());
+        configure(dir.path(), &secrets);
         let mut controller = start_controller(dir.path());
         let runner = (workers == Workers::OfRunner).then(|| start_runner(dir.path()));
         let mut node = start_node(dir.path(), workers);
@@ -247,9 +248,19 @@ fn secrets(dir: &Path, redis: Option<&Redis>, minio: Option<&Minio>) -> Map {
     secrets
 }
 
+/// The Secret as a cluster mounts it for the controller.
+fn configure(dir: &Path, secrets: &Map) {
+    let mounted = dir.join("file-systems").join("tested");
+    fs::create_dir_all(&mounted).expect("a new directory");
+    for (member, value) in secrets {
+        fs::write(mounted.join(member), value).expect("written");
+    }
+}
+
 fn start_controller(dir: &Path) -> Process {
     let mut command = Command::new(tools::stead());
     command.args(["controller", "--endpoint", &format!("unix://{}", socket(dir, "controller").display())]);
+    command.arg("--file-systems").arg(dir.join("file-systems"));
     command.uid(UNPRIVILEGED).gid(UNPRIVILEGED).current_dir("/");
     Process::start("stead controller", &mut command, &dir.join("controller.log"))
 }

@@ -11,7 +11,11 @@ use crate::exit::Failure;
 
 pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
-    let config = ControllerConfig { endpoint: args.endpoint, driver_name: args.driver_name };
+    let config = ControllerConfig {
+        endpoint: args.service.endpoint,
+        driver_name: args.service.driver_name,
+        file_systems: args.file_systems,
+    };
     run_controller(config, stop).await.map_err(|error| Failure::general(error.to_string()))
 }
 

@@ -45,11 +45,11 @@ pub(super) fn key(snapshot: &str) -> String {
     format!("snapshot/{snapshot}")
 }
 
-fn never_given_out(thing: &'static str, id: &str) -> Error {
+pub(super) fn never_given_out(thing: &'static str, id: &str) -> Error {
     stead_volume::Error::NotFound { thing, id: id.to_owned() }.into()
 }
 
-fn describe(snapshot: Snapshot) -> proto::Snapshot {
+pub(super) fn describe(snapshot: Snapshot) -> proto::Snapshot {
     let created = Timestamp { seconds: snapshot.created.secs, nanos: snapshot.created.nanos.cast_signed() };
     proto::Snapshot {
         size_bytes: signed(snapshot.size),

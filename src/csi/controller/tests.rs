@@ -16,8 +16,44 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::configured(false)
+    }
+
+    /// With or without a directory of file systems, which is empty.
+    fn configured(configured: bool) -> Self {
         let dir = tempfile::tempdir().expect("a place");
-        Self { dir, service: ControllerService::new(Volumes::new(Arc::new(SystemClock))) }
+        let file_systems = dir.path().join("file-systems");
+        std::fs::create_dir(&file_systems).expect("new");
+        let volumes = Volumes::new(Arc::new(SystemClock));
+        Self { service: ControllerService::new(volumes, configured.then_some(file_systems)), dir }
+    }
+
+    /// Puts the Secret where the controller finds it.
+    fn configure(&self, name: &str, secrets: &HashMap<String, String>) {
+        let dir = self.dir.path().join("file-systems").join(name);
+        std::fs::create_dir_all(&dir).expect("new");
+        for (member, value) in secrets {
+            std::fs::write(dir.join(member), value).expect("written");
+        }
+    }
+
+    async fn page(&self, max_entries: i32, token: &str) -> Result<(Vec<String>, String), Status> {
+        let request = proto::ListVolumesRequest { max_entries, starting_token: token.to_owned() };
+        let response = self.service.list_volumes(Request::new(request)).await?.into_inner();
+        let ids = response.entries.into_iter().map(|entry| entry.volume.expect("always there").volume_id);
+        Ok((ids.collect(), response.next_token))
+    }
+
+    async fn snapshots(&self, mut request: proto::ListSnapshotsRequest, token: &str) -> (Vec<String>, String) {
+        token.clone_into(&mut request.starting_token);
+        let response = self.service.list_snapshots(Request::new(request)).await.expect("listed").into_inner();
+        let ids = response.entries.into_iter().map(|entry| entry.snapshot.expect("always there").snapshot_id);
+        (ids.collect(), response.next_token)
+    }
+
+    async fn room(&self, capability: proto::VolumeCapability) -> Result<i64, Status> {
+        let request = proto::GetCapacityRequest { volume_capabilities: vec![capability], ..Default::default() };
+        Ok(self.service.get_capacity(Request::new(request)).await?.into_inner().available_capacity)
     }
 
     fn secrets(&self) -> HashMap<String, String> {
@@ -209,6 +245,123 @@ async fn a_volume_lives_from_create_to_delete() {
     place.delete("pvc-1").await.expect("a repeat is a success");
     let gone = place.validate("pvc-1", mount_capability(Mode::SingleNodeWriter)).await.expect_err("gone");
     assert_eq!(gone.code(), Code::NotFound);
+}
+
+async fn capabilities(service: &ControllerService) -> Vec<RpcType> {
+    let request = Request::new(proto::ControllerGetCapabilitiesRequest {});
+    let answer = service.controller_get_capabilities(request).await.expect("always").into_inner().capabilities;
+    let types = answer.into_iter().filter_map(|capability| capability.r#type);
+    types.map(|Type::Rpc(rpc)| rpc.r#type()).collect()
+}
+
+#[tokio::test]
+async fn lists_are_offered_when_file_systems_are_configured() {
+    for configured in [false, true] {
+        let offered = capabilities(&Place::configured(configured).service).await;
+        assert!(offered.starts_with(&CAPABILITIES));
+        assert_eq!(LISTING.iter().all(|listing| offered.contains(listing)), configured, "{offered:?}");
+    }
+}
+
+#[tokio::test]
+async fn volumes_are_listed_page_by_page() {
+    let place = Place::configured(true);
+    assert_eq!(place.page(0, "").await.expect("nothing"), (Vec::new(), String::new()));
+    place.configure("b", &place.secrets());
+    place.configure("c-is-the-same", &place.secrets());
+    let other = HashMap::from_iter(place.secrets().into_iter().map(|(name, value)| match name.as_str() {
+        "metaurl" => (name, value.replace("meta.db", "other.db")),
+        "name" => (name, "other".to_owned()),
+        _ => (name, value),
+    }));
+    place.configure("a", &other);
+    assert_eq!(place.page(0, "").await.expect("nothing is formatted yet").0, Vec::<String>::new());
+    for name in ["v3", "v1", "v2"] {
+        place.create(place.request(name, 0)).await.expect("created");
+    }
+    place.create(proto::CreateVolumeRequest { secrets: other, ..place.request("z", 0) }).await.expect("created");
+    let all = ["z", "v1", "v2", "v3"];
+    assert_eq!(place.page(0, "").await.expect("all").0, all);
+    assert_eq!(place.page(4, "").await.expect("just all"), (all.map(str::to_owned).to_vec(), String::new()));
+    let (mut found, mut token) = (Vec::new(), String::new());
+    for nth in 0..4 {
+        let (page, next) = place.page(1, &token).await.expect("a page");
+        assert_eq!((page.len(), next.is_empty()), (1, nth == 3));
+        found.extend(page);
+        token = next;
+    }
+    assert_eq!(found, all);
+    let (_, token) = place.page(2, "").await.expect("a page");
+    place.delete("v1").await.expect("deleted");
+    assert_eq!(place.page(0, &token).await.expect("goes on after what is gone").0, ["v2", "v3"]);
+    for token in ["nonsense", "after:", "after:a", "after:a/b/c", "after:a/.."] {
+        assert_eq!(place.page(0, token).await.expect_err(token).code(), Code::Aborted);
+    }
+    assert_eq!(place.page(-1, "").await.expect_err("negative").code(), Code::InvalidArgument);
+    place.configure("broken", &map(&[("name", "x")]));
+    let status = place.page(0, "").await.expect_err("half a list would be a lie");
+    assert!(status.code() == Code::FailedPrecondition && status.message().contains("\"broken\""), "{status}");
+}
+
+#[tokio::test]
+async fn snapshots_are_listed_and_found() {
+    let place = Place::configured(true);
+    for volume in ["v", "w"] {
+        place.create(place.request(volume, 0)).await.expect("created");
+    }
+    for (name, volume) in [("s1", "v"), ("s2", "w"), ("s3", "v")] {
+        place.snapshot(name, volume, &[]).await.expect("taken");
+    }
+    let any = proto::ListSnapshotsRequest::default();
+    let of = |volume: &str| proto::ListSnapshotsRequest { source_volume_id: volume.to_owned(), ..any.clone() };
+    let called = |id: &str| proto::ListSnapshotsRequest { snapshot_id: id.to_owned(), ..any.clone() };
+    assert_eq!(place.snapshots(any.clone(), "").await.0, Vec::<String>::new(), "nothing is configured");
+    let with_secret = proto::ListSnapshotsRequest { secrets: place.secrets(), ..any.clone() };
+    assert_eq!(place.snapshots(with_secret, "").await.0, ["s1", "s2", "s3"]);
+    place.configure("fs", &place.secrets());
+    assert_eq!(place.snapshots(any.clone(), "").await.0, ["s1", "s2", "s3"]);
+    assert_eq!(place.snapshots(called("s2"), "").await.0, ["s2"]);
+    for nothing in [called("unknown"), called("../x"), of("unknown")] {
+        assert_eq!(place.snapshots(nothing, "").await, (Vec::new(), String::new()));
+    }
+    let one = proto::ListSnapshotsRequest { max_entries: 1, ..of("v") };
+    let (first, token) = place.snapshots(one.clone(), "").await;
+    assert_eq!((first, place.snapshots(one, &token).await), (vec!["s1".into()], (vec!["s3".into()], String::new())));
+
+    let get = async |id: &str, secrets| {
+        let request = proto::GetSnapshotRequest { snapshot_id: id.to_owned(), secrets };
+        let found = place.service.get_snapshot(Request::new(request)).await?.into_inner();
+        Ok::<_, Status>(found.snapshot.expect("always there"))
+    };
+    for secrets in [HashMap::new(), place.secrets()] {
+        let found = get("s3", secrets.clone()).await.expect("there");
+        assert_eq!((found.source_volume_id.as_str(), found.ready_to_use), ("v", true));
+        for (id, code) in [("", Code::InvalidArgument), ("unknown", Code::NotFound), ("../x", Code::NotFound)] {
+            assert_eq!(get(id, secrets.clone()).await.expect_err(id).code(), code);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_room_is_that_of_the_roomiest_file_system() {
+    let place = Place::configured(true);
+    let any = || mount_capability(Mode::MultiNodeMultiWriter);
+    assert_eq!(place.room(any()).await.expect("known"), 0, "nothing is configured");
+    let limited = |name: &str, capacity: &str| {
+        let mut secrets = place.secrets();
+        secrets.extend(map(&[("name", name), ("capacity", capacity)]));
+        secrets.insert("metaurl".into(), format!("sqlite3://{}/{name}.db", place.dir.path().display()));
+        secrets
+    };
+    place.configure("one", &limited("one", "1G"));
+    assert_eq!(place.room(any()).await.expect("known"), 1 << 30, "before it is formatted");
+    let request = proto::CreateVolumeRequest { secrets: limited("one", "1G"), ..place.request("v", 0) };
+    place.create(request).await.expect("created");
+    let room = place.room(any()).await.expect("known");
+    assert!((1 << 29..1 << 30).contains(&room), "{room}: something is in use");
+    place.configure("two", &limited("two", "3G"));
+    assert_eq!(place.room(any()).await.expect("known"), 3 << 30);
+    assert_eq!(place.room(block()).await.expect("known"), 0, "there are no such volumes");
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(id: SnapshotId, record: SnapshotRecord) -> Self {
+    pub(super) fn of(id: SnapshotId, record: SnapshotRecord) -> Self {
         let SnapshotRecord { state, volume, created, size, .. } = record;
         Self { id, volume, created, size, ready: state == State::Ready }
     }
