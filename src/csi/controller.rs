@@ -12,6 +12,7 @@ use stead_volume::{
     Volumes,
 };
 use tonic::{Request, Response, Status};
+use tracing::warn;
 
 use crate::capability::Capability;
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ use crate::rpc::answer;
 
 /// Longest time of a call that makes or finds; the work itself goes on.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Of a deletion: a large tree takes its time.
+/// Of a deletion: the objects of a whole file system take their time.
 const DELETE_LIMIT: Duration = Duration::from_secs(300);
 
 const CAPABILITIES: [RpcType; 6] = [
@@ -51,6 +52,18 @@ pub(crate) struct ControllerService {
 impl ControllerService {
     pub(crate) fn new(volumes: Volumes, file_systems: Option<PathBuf>) -> Self {
         Self { volumes, locks: Locks::default(), file_systems: file_systems.map(FileSystems::new) }
+    }
+
+    /// Goes on with what the controller before was told to delete and did not get done.
+    pub(crate) fn resume(&self) {
+        let me = self.clone();
+        tokio::spawn(async move {
+            match me.file_systems.as_ref().map(FileSystems::read) {
+                Some(Ok(file_systems)) => me.volumes.resume_deletions(&file_systems).await,
+                Some(Err(error)) => warn!(%error, "cannot look for unfinished deletions"),
+                None => {}
+            }
+        });
     }
 
     async fn create(self, request: proto::CreateVolumeRequest) -> Result<proto::CreateVolumeResponse> {
@@ -209,7 +222,7 @@ impl Controller for ControllerService {
     ) -> Result<Response<proto::DeleteSnapshotResponse>, Status> {
         let request = request.into_inner();
         let id = request.snapshot_id.clone();
-        answer("DeleteSnapshot", &id, DELETE_LIMIT, self.clone().remove_snapshot(request)).await
+        answer("DeleteSnapshot", &id, LIMIT, self.clone().remove_snapshot(request)).await
     }
 
     async fn list_volumes(

@@ -38,6 +38,7 @@ use proto::node_server::NodeServer;
 pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -> Result<(), ServeError> {
     let identity = identity::IdentityService::controller(&config.driver_name);
     let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)), config.file_systems);
+    controller.resume();
     let routes = Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller));
     server::serve(&config.endpoint, routes, stop).await
 }

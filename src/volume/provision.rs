@@ -9,6 +9,7 @@ mod directory;
 mod file_system;
 mod list;
 mod modify;
+mod removal;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 use stead_base::Clock;
 use stead_meta::url::MetaUrl;
 use tracing::info;
+
+use removal::Removals;
 
 use crate::capacity::CapacityRange;
 use crate::engine::{self, FileSystem};
@@ -94,16 +97,17 @@ impl Volume {
     }
 }
 
-/// The control path's operations. Holds nothing that a restart loses.
+/// The control path's operations. A restart loses nothing: what is being removed is found again.
 #[derive(Clone, Debug)]
 pub struct Volumes {
     clock: Arc<dyn Clock>,
+    removals: Removals,
 }
 
 impl Volumes {
     /// Takes the clock that stamps what is made.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, removals: Removals::default() }
     }
 
     /// Makes a volume, complete with its limits, or finds the one that an equal request made.
@@ -152,7 +156,8 @@ impl Volumes {
         Ok(record.capacity)
     }
 
-    /// Removes a volume with its data. What does not exist is removed already.
+    /// Removes a volume with its data. What does not exist is removed already. A directory is gone for everybody when this
+    /// returns, and its name free; the data of a large one is still being removed then, and is so after a crash as well.
     ///
     /// # Errors
     /// What could not be removed; a repeat goes on from there.
@@ -161,10 +166,24 @@ impl Volumes {
         if id.own_file_system()?.is_some() {
             self.delete_file_system(id, secrets, file_system).await
         } else {
-            let result = directory::delete(id, &file_system).await;
-            file_system.meta.drain().await;
-            result
+            let deleted = directory::delete(id, &file_system.meta).await;
+            self.finish_deletion(file_system, secrets, deleted).await
         }
+    }
+
+    async fn finish_deletion(
+        &self,
+        file_system: FileSystem,
+        secrets: &VolumeSecrets,
+        deleted: Result<Option<String>>,
+    ) -> Result<()> {
+        self.resume_once(&file_system.meta, secrets);
+        if let Ok(Some(aside)) = deleted {
+            self.removals.wait(self.removals.start(file_system.meta, aside)).await;
+            return Ok(());
+        }
+        file_system.meta.drain().await;
+        deleted.map(|_nothing_to_remove| ())
     }
 
     /// The file system of a volume that may exist; `None` when it certainly does not.

@@ -10,15 +10,13 @@ use tracing::{info, warn};
 
 use super::content::discard;
 use super::modify::check_quota_works;
+use super::removal::put_aside;
 use super::{Volume, VolumeRequest, Volumes, check_repeat};
 use crate::engine::{self, FileSystem};
 use crate::error::{Error, Kind, Result};
 use crate::names::{VolumeId, VolumePath};
 use crate::record::{Record, Records, State, found};
 use crate::source::Source;
-
-/// Where trees wait for their removal: a rename takes a volume out of sight at once, whatever its size.
-const DELETING: &str = "/.stead/deleting";
 
 impl Volumes {
     pub(super) async fn create_directory(&self, request: &VolumeRequest, path: Option<&VolumePath>) -> Result<Volume> {
@@ -31,6 +29,7 @@ impl Volumes {
         let store = engine::engine_to_format(&secrets.meta, format, secrets, &self.clock).await?;
         let file_system = engine::ensure(store, format, &secrets.name, secrets, &self.clock).await?;
         let wanted = request.record(Some((path.as_str().to_owned(), chosen)));
+        self.resume_once(&file_system.meta, secrets);
         let result = make(&id, &path, request, &wanted, &file_system).await;
         file_system.meta.drain().await;
         Volume::of(id, &result?)
@@ -158,35 +157,34 @@ pub(super) async fn set_quota(file_system: &FileSystem, path: &VolumePath, recor
     Ok(())
 }
 
-pub(super) async fn delete(id: &VolumeId, file_system: &FileSystem) -> Result<()> {
-    let meta = &*file_system.meta;
+/// Takes a volume out of sight and forgets it. Returns the tree that has to be removed.
+pub(super) async fn delete(id: &VolumeId, meta: &Meta) -> Result<Option<String>> {
     let records = Records::of(meta);
     let Some(mut record) = records.find(id).await? else {
         // A crash before the record was written, or after it was removed, leaves at most an empty file.
-        return records.remove(id).await;
+        return records.remove(id).await.map(|()| None);
     };
     if record.state != State::Deleting {
         record.state = State::Deleting;
         records.replace(id, &record).await?;
     }
-    let deleting = meta.make_dirs(DELETING, 0o700, 0, 0).await?;
-    let others = meta.deleted_files().await?;
-    let aside = id.as_str().as_bytes();
-    remove(meta, deleting, aside).await?;
     discard(meta, &mut record).await?;
+    let mut aside = None;
     if let Some(path) = record.volume_path()? {
         if record.chosen_path && is_shared(id, &path, &records).await? {
             info!(volume = %id, path = path.as_str(), "other volumes use the directory; it stays");
         } else if let Some(directory) = find(meta, &path).await? {
             meta.del_quota(directory).await?;
-            put_aside(meta, &path, deleting, aside).await?;
-            remove(meta, deleting, aside).await?;
+            let (parent, name) = split(&path);
+            let (parent, _) = meta.resolve_path(&parent).await?;
+            aside = put_aside(meta, parent, name).await?;
         }
     }
-    finish(meta, id, &others).await?;
     records.remove(id).await?;
+    // Nobody asks again for what was answered: it has to be remembered.
+    meta.store().sync().await?;
     info!(volume = %id, "deleted");
-    Ok(())
+    Ok(aside)
 }
 
 async fn is_shared(id: &VolumeId, path: &VolumePath, records: &Records<'_>) -> Result<bool> {
@@ -197,13 +195,6 @@ async fn is_shared(id: &VolumeId, path: &VolumePath, records: &Records<'_>) -> R
         }
     }
     Ok(false)
-}
-
-async fn put_aside(meta: &Meta, path: &VolumePath, deleting: Ino, aside: &[u8]) -> Result<()> {
-    let (parent, name) = split(path);
-    let (parent, _) = meta.resolve_path(&parent).await?;
-    let moved = meta.rename(&Caller::root(), parent, name, deleting, aside, 0).await;
-    found(moved.map(|_| ())).map(|_| ())
 }
 
 /// Removes a tree, if it is there; its data goes with it, past the trash.

@@ -4,8 +4,9 @@ use stead_base::Timestamp;
 use stead_meta::ops::Meta;
 use tracing::info;
 
+use super::Volumes;
 use super::content::{SNAPSHOTS, Size, discard, refuse_own_file_system};
-use super::{Volumes, directory};
+use super::removal::put_aside;
 use crate::error::{Error, Kind, Result};
 use crate::names::{SnapshotId, VolumeId};
 use crate::record::{Recorded, Records, SnapshotRecord, State, found};
@@ -55,6 +56,7 @@ impl Volumes {
         refuse_own_file_system(&request.volume)?;
         let no_volume = || Error::NotFound { thing: "volume", id: request.volume.to_string() };
         let file_system = self.shared(&request.secrets).await?.ok_or_else(no_volume)?;
+        self.resume_once(&file_system.meta, &request.secrets);
         let result = self.take(&id, &request.volume, &file_system.meta).await;
         file_system.meta.drain().await;
         Ok(Snapshot::of(id, result?))
@@ -66,9 +68,8 @@ impl Volumes {
     /// What could not be removed; a repeat goes on from there.
     pub async fn delete_snapshot(&self, id: &SnapshotId, secrets: &VolumeSecrets) -> Result<()> {
         let Some(file_system) = self.shared(secrets).await? else { return Ok(()) };
-        let result = delete(id, &file_system.meta).await;
-        file_system.meta.drain().await;
-        result
+        let deleted = delete(id, &file_system.meta).await;
+        self.finish_deletion(file_system, secrets, deleted).await
     }
 
     async fn take(&self, id: &SnapshotId, volume: &VolumeId, meta: &Meta) -> Result<SnapshotRecord> {
@@ -128,23 +129,24 @@ fn check_repeat(id: &SnapshotId, existing: &SnapshotRecord, volume: &VolumeId) -
     Err(Error::Exists { thing, id: id.to_string(), what, existing, requested })
 }
 
-async fn delete(id: &SnapshotId, meta: &Meta) -> Result<()> {
+async fn delete(id: &SnapshotId, meta: &Meta) -> Result<Option<String>> {
     let records = Records::of_snapshots(meta);
     let Some(mut record) = records.find(id).await? else {
         // A crash before the record was written, or after it was removed, leaves at most an empty file.
-        return records.remove(id).await;
+        return records.remove(id).await.map(|()| None);
     };
     if record.state != State::Deleting {
         record.state = State::Deleting;
         records.replace(id, &record).await?;
     }
-    let others = meta.deleted_files().await?;
     discard(meta, &mut record).await?;
-    if let Some((trees, _)) = found(meta.resolve_path(SNAPSHOTS).await)? {
-        directory::remove(meta, trees, id.as_str().as_bytes()).await?;
-    }
-    directory::finish(meta, id, &others).await?;
+    let aside = match found(meta.resolve_path(SNAPSHOTS).await)? {
+        Some((trees, _)) => put_aside(meta, trees, id.as_str().as_bytes()).await?,
+        None => None,
+    };
     records.remove(id).await?;
+    // Nobody asks again for what was answered: it has to be remembered.
+    meta.store().sync().await?;
     info!(snapshot = %id, "deleted");
-    Ok(())
+    Ok(aside)
 }

@@ -19,7 +19,7 @@ impl Place {
     }
 
     /// A volume with a directory of files, of owner 7 and mode 0750, and its file system.
-    async fn filled(&self, name: &str) -> FileSystem {
+    pub(super) async fn filled(&self, name: &str) -> FileSystem {
         let volume = self.request(name, 1 << 20, &[("mode", "0750"), ("uid", "7")]);
         self.volumes.create(&volume).await.expect("created");
         let file_system = self.file_system(name).await;
@@ -32,7 +32,7 @@ impl Place {
     }
 }
 
-const FILES: usize = 120;
+pub(super) const FILES: usize = 120;
 /// Files and their directory: a block for each of them.
 const SIZE: u64 = (FILES as u64 + 1) * 4096;
 
@@ -47,7 +47,7 @@ async fn write(file_system: &FileSystem, dir: Ino, name: &str, bytes: &'static [
     meta.close(file).await.expect("open");
 }
 
-async fn blocks(file_system: &FileSystem) -> usize {
+pub(super) async fn blocks(file_system: &FileSystem) -> usize {
     file_system.objects.list("chunks/", "", 1000).await.expect("listed").len()
 }
 
@@ -181,11 +181,14 @@ async fn inodes(file_system: &FileSystem) -> u64 {
 async fn a_snapshot_that_was_interrupted_is_taken_again_or_deleted_and_leaves_nothing() {
     let place = Place::new();
     let file_system = place.filled("v").await;
+    let (records, id) = (Records::of_snapshots(&file_system.meta), SnapshotId::parse("s").expect("right"));
+    let secrets = place.secrets();
+    // With the directory of what is deleted.
+    place.volumes.create_snapshot(&place.snapshot("s", "v")).await.expect("taken");
+    place.volumes.delete_snapshot(&id, &secrets).await.expect("deleted");
     place.volumes.create_snapshot(&place.snapshot("s", "v")).await.expect("taken");
     let complete = inodes(&file_system).await;
-    let (records, id) = (Records::of_snapshots(&file_system.meta), SnapshotId::parse("s").expect("right"));
     let ready = records.find(&id).await.expect("readable").expect("there");
-    let secrets = place.secrets();
     for deleted in [false, true] {
         place.volumes.delete_snapshot(&id, &secrets).await.expect("deleted");
         let top = dies_cloning(&file_system, "/v", ("/.stead/snapshots", "s")).await;
