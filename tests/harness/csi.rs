@@ -17,8 +17,8 @@ use stead_csi::proto::node_client::NodeClient;
 use stead_csi::proto::volume_capability::access_mode::Mode;
 use stead_csi::proto::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use stead_csi::proto::{
-    CapacityRange, CreateVolumeRequest, DeleteVolumeRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest,
-    Volume, VolumeCapability,
+    CapacityRange, CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeRequest,
+    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, Snapshot, Volume, VolumeCapability,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -91,7 +91,7 @@ impl Services {
         };
         let secrets = secrets(dir.path(), redis.as_ref(), minio.as_ref());
         configure(dir.path(), &secrets);
-        let mut controller = start_controller(dir.path());
+        let mut controller = start_controller(dir.path(), None);
         let runner = (workers == Workers::OfRunner).then(|| start_runner(dir.path()));
         let mut node = start_node(dir.path(), workers);
         let sockets = [socket(dir.path(), "controller"), socket(dir.path(), "node")];
@@ -114,6 +114,23 @@ impl Services {
             self.node.expect_alive();
             std::os::unix::net::UnixStream::connect(&socket).ok()
         });
+    }
+
+    /// Replaces the controller, if it still lives, by one that dies as `plan` says.
+    pub fn restart_controller(&mut self, plan: Option<&str>) {
+        self.controller.kill();
+        self.controller = start_controller(self.dir.path(), plan);
+        let socket = self.controller_socket();
+        eventually("the controller listens again", Duration::from_secs(20), || {
+            self.controller.expect_alive();
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
+        self.client = CsiClient::connect(&socket, &self.node_socket());
+    }
+
+    /// Whether the controller has died.
+    pub fn controller_died(&mut self) -> bool {
+        self.controller.wait(Duration::from_secs(20)).is_some()
     }
 
     /// Has every worker replaced by a new one, and waits for that.
@@ -257,10 +274,11 @@ fn configure(dir: &Path, secrets: &Map) {
     }
 }
 
-fn start_controller(dir: &Path) -> Process {
+fn start_controller(dir: &Path, plan: Option<&str>) -> Process {
     let mut command = Command::new(tools::stead());
     command.args(["controller", "--endpoint", &format!("unix://{}", socket(dir, "controller").display())]);
     command.arg("--file-systems").arg(dir.join("file-systems"));
+    command.envs(plan.map(|plan| ("STEAD_FAILPOINTS", plan)));
     command.uid(UNPRIVILEGED).gid(UNPRIVILEGED).current_dir("/");
     Process::start("stead controller", &mut command, &dir.join("controller.log"))
 }
@@ -342,6 +360,24 @@ impl CsiClient {
     pub fn delete(&self, volume_id: &str, secrets: &Map) -> Result<(), Status> {
         let request = DeleteVolumeRequest { volume_id: volume_id.to_owned(), secrets: secrets.clone() };
         self.call(self.controller.clone().delete_volume(request)).map(|_empty| ())
+    }
+
+    /// `CreateSnapshot`.
+    pub fn snapshot(&self, name: &str, volume_id: &str, secrets: &Map) -> Result<Snapshot, Status> {
+        let request = CreateSnapshotRequest {
+            name: name.to_owned(),
+            source_volume_id: volume_id.to_owned(),
+            secrets: secrets.clone(),
+            ..CreateSnapshotRequest::default()
+        };
+        let answer = self.call(self.controller.clone().create_snapshot(request))?;
+        Ok(answer.snapshot.expect("a snapshot that was taken is described"))
+    }
+
+    /// `DeleteSnapshot`.
+    pub fn delete_snapshot(&self, snapshot_id: &str, secrets: &Map) -> Result<(), Status> {
+        let request = DeleteSnapshotRequest { snapshot_id: snapshot_id.to_owned(), secrets: secrets.clone() };
+        self.call(self.controller.clone().delete_snapshot(request)).map(|_empty| ())
     }
 
     /// `NodePublishVolume`.

@@ -162,7 +162,8 @@ impl Volumes {
             self.removals.remove(meta, &aside).await?;
             info!(aside, "finished a deletion that was interrupted");
         }
-        Ok(())
+        // Of trees that were gone already a death left the data, which nobody else may be there to remove.
+        directory::finish(meta, &"interrupted deletions", &HashSet::new()).await
     }
 }
 
