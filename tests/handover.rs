@@ -1,10 +1,6 @@
 //! The mount of a pod outlives whoever serves it: its worker is replaced and killed, and the node service restarted, under a
 //! load that checks every answer.
 
-mod handover {
-    pub(crate) mod load;
-}
-
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -16,10 +12,9 @@ use stead_csi::proto::Volume;
 use stead_tests::csi::{Services, Workers};
 use stead_tests::pattern;
 use stead_tests::process::{eventually, signal_to};
+use stead_tests::verify::{Load, Report};
 use stead_tests::{Engine, pause, tools};
 use tonic::Code;
-
-use handover::load::{Load, Report};
 
 const BLOCK: usize = 64 << 10;
 const EIO: i32 = nix::errno::Errno::EIO as i32;

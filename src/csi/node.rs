@@ -54,7 +54,9 @@ impl NodeService {
     /// Opens the state directory; goes on with the mounts that are there.
     pub(crate) fn open(config: NodeConfig) -> Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
-        let workers = Workers::new(Launcher::new(config.mode, config.worker), state.clone());
+        let launcher = Launcher::new(config.mode, config.worker);
+        launcher.prepare()?;
+        let workers = Workers::new(launcher, state.clone());
         resume::listen(&workers)?;
         let publisher = Publisher { state, workers };
         Ok(Self { node_id: config.node_id, publisher, stats: Stats::default(), locks: Locks::default() })

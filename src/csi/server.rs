@@ -100,7 +100,11 @@ async fn listen(path: &Path) -> Result<UnixListener, String> {
         Ok(found) if !found.file_type().is_socket() => return Err("the file exists and is no socket".to_owned()),
         Ok(_) if UnixStream::connect(path).await.is_ok() => return Err("another process serves it".to_owned()),
         Ok(_) => std::fs::remove_file(path).map_err(|error| format!("stale socket: {error}"))?,
-        Err(_absent) => {}
+        Err(_absent) => {
+            // The kubelet makes no directory for a plugin.
+            let directory = path.parent().unwrap_or(Path::new("/"));
+            std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+        }
     }
     UnixListener::bind(path).map_err(|error| error.to_string())
 }
@@ -132,5 +136,7 @@ mod tests {
         std::fs::write(&file, "precious").expect("new");
         assert!(listen(&file).await.is_err());
         assert_eq!(std::fs::read(&file).expect("still there"), b"precious");
+        let missing = dir.path().join("plugins/csi.steadfast.io/csi.sock");
+        listen(&missing).await.expect("its directory is made");
     }
 }

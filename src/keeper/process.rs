@@ -37,6 +37,14 @@ impl Process {
         Ok(Self { fd: fd.map_err(|error| Error::socket(&error.into()))? })
     }
 
+    /// Its number in our pid namespace; `None` when it has ended, or is in a namespace that we do not see.
+    #[must_use]
+    pub fn id(&self) -> Option<i32> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.get_ref().as_raw_fd())).ok()?;
+        let number = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        number.trim().parse().ok().filter(|pid| *pid > 0)
+    }
+
     /// Waits for its end. After that nothing of it runs any more.
     pub async fn ended(&self) {
         // It cannot be waited for any other way; then it is as good as gone.
@@ -71,10 +79,12 @@ mod tests {
         let process = Process::open(pid).expect("runs");
         let copy = Process::of(process.as_fd().try_clone_to_owned().expect("a copy")).expect("a process");
         assert!(tokio::time::timeout(Duration::from_millis(50), copy.ended()).await.is_err(), "it runs");
+        assert_eq!(copy.id(), Some(pid));
         process.signal(Signal::SIGKILL);
         tokio::time::timeout(Duration::from_secs(5), copy.ended()).await.expect("ended");
         child.wait().await.expect("reaped");
         process.ended().await;
+        assert_eq!(copy.id(), None);
         assert!(Process::open(i32::MAX).is_err());
     }
 }

@@ -7,10 +7,13 @@ use std::fs::File;
 use std::future::Future;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use stead_base::Errno;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::channel::{Channel, Listener, Message, Peer};
@@ -18,12 +21,20 @@ use crate::error::{Error, Result};
 use crate::launch::{self, WorkerLaunch};
 use crate::process::Process;
 
+/// How long the directory of the socket may be missing, or another user's.
+const PREPARED: Duration = Duration::from_secs(60);
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Starts workers for root, and for the user that it runs as itself, until `stop` is done. Then its workers are asked to
 /// hand over, and it ends when they have.
 pub async fn run(socket: &Path, launch: WorkerLaunch, stop: impl Future<Output = ()>) -> Result<()> {
-    let listener = Listener::bind(socket)?;
-    info!(socket = %socket.display(), "starting workers");
     let mut stop = std::pin::pin!(stop);
+    let listener = tokio::select! {
+        listener = listen(socket) => listener?,
+        () = &mut stop => return Ok(()),
+    };
+    info!(socket = %socket.display(), "starting workers");
     let (mut workers, mut pids) = (JoinSet::new(), Vec::new());
     loop {
         tokio::select! {
@@ -59,6 +70,19 @@ pub async fn run(socket: &Path, launch: WorkerLaunch, stop: impl Future<Output =
     Ok(())
 }
 
+/// Listens as soon as that is possible: the node service, which may start at the same time, makes the directory.
+async fn listen(socket: &Path) -> Result<Listener> {
+    let end = Instant::now() + PREPARED;
+    loop {
+        match Listener::bind(socket) {
+            Err(Error::Call { errno: Errno::ENOENT | Errno::EACCES, .. }) if Instant::now() < end => {
+                tokio::time::sleep(LOOK).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
 async fn start(launch: &WorkerLaunch, channel: Channel, peer: Peer) -> Result<(i32, tokio::process::Child)> {
     if peer.uid != 0 && peer.uid != nix::unistd::geteuid().as_raw() {
         return Err(Error::Protocol { why: format!("user {} may not start workers", peer.uid) });
@@ -78,7 +102,6 @@ async fn start(launch: &WorkerLaunch, channel: Channel, peer: Peer) -> Result<(i
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::time::Duration;
 
     use super::*;
 
@@ -94,7 +117,8 @@ mod tests {
         let dir = tempfile::tempdir_in("/tmp").expect("a place");
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open.clone()).expect("ours");
-        let (exe, socket, log) = (dir.path().join("worker"), dir.path().join("runner.sock"), dir.path().join("log"));
+        let (exe, socket, log) =
+            (dir.path().join("worker"), dir.path().join("run/runner.sock"), dir.path().join("log"));
         std::fs::write(&exe, SCRIPT).expect("new");
         std::fs::set_permissions(&exe, open).expect("ours");
         let launch = WorkerLaunch { exe, uid: 65534, gid: 65534 };
@@ -103,6 +127,8 @@ mod tests {
             let socket = socket.clone();
             async move { run(&socket, launch, async { drop(stopped.await) }).await }
         });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        std::fs::create_dir(dir.path().join("run")).expect("the runner waits for it");
         while !socket.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

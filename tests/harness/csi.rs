@@ -333,7 +333,8 @@ pub struct CsiClient {
 }
 
 impl CsiClient {
-    fn connect(controller: &Path, node: &Path) -> Self {
+    /// Connects to both services.
+    pub fn connect(controller: &Path, node: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let channel = |socket: &Path| {

@@ -48,6 +48,11 @@ pub fn csi_sanity() -> PathBuf {
     cached("csi-sanity-v5.6.0/csi-sanity")
 }
 
+/// Directory of the programs of a Kubernetes cluster.
+pub fn cluster() -> PathBuf {
+    cached("cluster-1.35.4/bin")
+}
+
 /// The POSIX suite.
 pub fn pjdfstest() -> PathBuf {
     cached("pjdfstest-0.2.2/bin/pjdfstest")

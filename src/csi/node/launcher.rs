@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stead_keeper::launch::{self, WorkerLaunch};
@@ -10,7 +10,7 @@ use stead_keeper::{Channel, Error as KeeperError, Message, Process};
 use tracing::warn;
 
 use crate::config::WorkerMode;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long a runner may take to start a process.
 const RUNNER: Duration = Duration::from_secs(10);
@@ -39,6 +39,24 @@ impl Launcher {
             // All that workers of a runner see of the node.
             WorkerMode::Runner { socket } => socket.with_file_name("keeper.sock"),
         }
+    }
+
+    /// Makes what a runner needs of this machine and could not make by itself: the directory of its socket, and beside that
+    /// one for caches.
+    ///
+    /// # Errors
+    /// They cannot be made, or given to its user.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        let WorkerMode::Runner { socket } = &self.mode else { return Ok(()) };
+        let run = socket.parent().unwrap_or(Path::new("/"));
+        for dir in [run.to_owned(), run.with_file_name("cache")] {
+            let failed = |error: std::io::Error| Error::State { path: dir.clone(), why: error.to_string() };
+            std::fs::create_dir_all(&dir).map_err(failed)?;
+            if nix::unistd::geteuid().is_root() {
+                std::os::unix::fs::chown(&dir, Some(self.launch.uid), Some(self.launch.gid)).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts a process that waits for its mount at the other end of the channel, and writes its log to `log`.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use stead_tests::pattern::{self, mix};
-use stead_tests::pause;
+use crate::pattern::{self, mix};
+use crate::process::pause;
 
 const BLOCK: usize = 16 << 10;
 const BLOCKS: u64 = 64;
@@ -19,14 +19,15 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// What came of a load.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) operations: u64,
+pub struct Report {
+    /// How many were done.
+    pub operations: u64,
     /// What went wrong.
-    pub(crate) faults: Vec<String>,
+    pub faults: Vec<String>,
     /// Writes that were told to be lost.
-    pub(crate) lost: u64,
+    pub lost: u64,
     /// The longest that one operation took.
-    pub(crate) longest: Duration,
+    pub longest: Duration,
 }
 
 impl Report {
@@ -54,14 +55,14 @@ impl Report {
 }
 
 /// Threads that work until they are stopped.
-pub(crate) struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Report>>,
 }
 
 impl Load {
     /// Starts it in a new directory.
-    pub(crate) fn start(root: &Path, name: &str) -> Self {
+    pub fn start(root: &Path, name: &str) -> Self {
         let dir = root.join(name);
         fs::create_dir(&dir).expect("a new directory");
         let stop = Arc::new(AtomicBool::new(false));
@@ -74,7 +75,7 @@ impl Load {
     }
 
     /// Stops it.
-    pub(crate) fn stop(self) -> Report {
+    pub fn stop(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         let reports = self.threads.into_iter().map(|thread| thread.join().expect("a load ends"));
         reports.fold(Report::default(), Report::with)

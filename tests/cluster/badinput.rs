@@ -1,0 +1,98 @@
+//! Wrong classes and Secrets: a claim stays pending and says why, and binds by itself when that is mended.
+
+use std::time::Duration;
+
+use stead_tests::cluster::PATIENCE;
+use stead_tests::{Cluster, eventually};
+
+use super::manifests::{claim, pod, secret};
+
+/// A class for one Secret, with more parameters.
+fn class(name: &str, secret: &str, parameters: &str) -> String {
+    let mut text = format!(
+        "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {name}}}\nprovisioner: csi.steadfast.io\n\
+         parameters:\n  {parameters}\n"
+    );
+    for rpc in ["provisioner", "node-publish"] {
+        text += &format!("  csi.storage.k8s.io/{rpc}-secret-name: {secret}\n");
+        text += &format!("  csi.storage.k8s.io/{rpc}-secret-namespace: default\n");
+    }
+    text
+}
+
+pub(crate) fn says_what_is_wrong_and_mends_itself(cluster: &Cluster) {
+    let parameters = [("colour: red", "colour"), ("inodes: many", "many"), ("databases: 1-3", "databases")];
+    for (parameter, named) in parameters {
+        wrong_class(cluster, parameter, named);
+    }
+    let members = [
+        ("metaurl", "", "metaurl"),
+        ("metaurl", "redis://:wrong@10.244.0.1:6379/1", "WRONGPASS"),
+        ("metaurl", "redis://10.244.0.1:1/1", "10.244.0.1:1"),
+        ("metaurl", "rediss//10.244.0.1", "metaurl"),
+        ("secret-key", "wrong", "SignatureDoesNotMatch"),
+        ("storage", "tape", "tape"),
+    ];
+    for (member, value, named) in members {
+        wrong_secret(cluster, member, value, named);
+    }
+    a_pod_says_why_it_waits(cluster);
+}
+
+fn wrong_class(cluster: &Cluster, parameter: &str, named: &str) {
+    cluster.apply(&class("wrong", "volumes", parameter));
+    cluster.apply(&claim("wrong", "wrong", ""));
+    says(cluster, "PersistentVolumeClaim/wrong", named);
+    // Parameters cannot be changed: another class of the same name is what an operator makes.
+    cluster.kubectl(&["delete", "storageclass", "wrong"]);
+    cluster.apply(&class("wrong", "volumes", "mode: \"0755\""));
+    mended(cluster);
+    cluster.kubectl(&["delete", "storageclass", "wrong"]);
+}
+
+fn wrong_secret(cluster: &Cluster, member: &str, value: &str, named: &str) {
+    let right = [("name", "volumes"), ("bucket", "http://10.244.0.1:9000/volumes")];
+    cluster.apply(&class("wrong", "wrong", "mode: \"0755\""));
+    cluster.apply(&secret("wrong", &[&right[..], &[(member, value)]].concat()));
+    cluster.apply(&claim("wrong", "wrong", ""));
+    says(cluster, "PersistentVolumeClaim/wrong", named);
+    cluster.apply(&secret("wrong", &right));
+    mended(cluster);
+    cluster.kubectl(&["delete", "storageclass/wrong", "secret/wrong"]);
+}
+
+fn says(cluster: &Cluster, object: &str, named: &str) {
+    let mut heard = Vec::new();
+    let begun = std::time::Instant::now();
+    loop {
+        heard = [heard, cluster.events(object)].concat();
+        if let Some(said) = heard.iter().find(|message| message.contains(named)) {
+            assert!(!said.contains("minio-Secret") && !said.contains("red1s-Secret"), "a secret is told: {said}");
+            println!("{object}: {said}");
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{object} does not say {named}: {heard:?}\n{}", cluster.told());
+        stead_tests::pause(Duration::from_millis(200));
+    }
+}
+
+fn mended(cluster: &Cluster) {
+    cluster.wait("jsonpath={.status.phase}=Bound", &["pvc/wrong"]);
+    cluster.kubectl(&["delete", "pvc", "wrong"]);
+    eventually("the volume is deleted", PATIENCE, || {
+        cluster.get(&["pv"])["items"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+}
+
+/// The volume is there, and its mount finds a closed door.
+fn a_pod_says_why_it_waits(cluster: &Cluster) {
+    cluster.apply(&claim("waits", "steadfast", ""));
+    cluster.wait("jsonpath={.status.phase}=Bound", &["pvc/waits"]);
+    let wrong = secret("volumes", &[("metaurl", "redis://:wrong@10.244.0.1:6379/1")]);
+    cluster.apply(&wrong);
+    cluster.apply(&pod("waits", "waits"));
+    says(cluster, "Pod/waits", "WRONGPASS");
+    cluster.apply(&secret("volumes", &[]));
+    cluster.wait("condition=Ready", &["pod/waits"]);
+    cluster.kubectl(&["delete", "pod/waits", "pvc/waits"]);
+}

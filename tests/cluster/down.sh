@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Ends a cluster and removes everything of it:  down.sh
+set -uo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+[[ -d $RUN/pids ]] || exit 0
+
+# In order first, then by force.
+stop() {
+  local pid
+  if alive "$1"; then
+    pid=$(pid_of "$1")
+    kill "$pid" 2>/dev/null
+    for _ in $(seq 50); do
+      alive "$1" || break
+      sleep 0.1
+    done
+    alive "$1" && kill -9 "$pid" 2>/dev/null
+  fi
+  rm -f "$RUN/pids/$1" "$RUN/pids/$1.born"
+}
+
+for name in kube-proxy kubelet kube-scheduler kube-controller-manager; do stop "$name"; done
+if [[ -S $CRI ]]; then
+  for task in $(ctr tasks ls -q 2>/dev/null); do ctr tasks kill -a -s 9 "$task" >/dev/null 2>&1; done
+  sleep 0.5
+  for task in $(ctr tasks ls -q 2>/dev/null); do ctr tasks delete -f "$task" >/dev/null 2>&1; done
+fi
+for name in containerd kube-apiserver etcd minio redis; do stop "$name"; done
+# Whatever still runs in the namespace (shims, processes of pods that started late) or in the pods' control groups.
+groups=$(find /sys/fs/cgroup -maxdepth 3 -type d -name kubepods 2>/dev/null)
+if alive namespace; then
+  own=$(pid_of namespace)
+  namespace=$(readlink "/proc/$own/ns/mnt")
+  for directory in /proc/[0-9]*; do
+    pid=${directory#/proc/}
+    [[ $pid != "$own" && $(readlink "$directory/ns/mnt" 2>/dev/null) == "$namespace" ]] && kill -9 "$pid" 2>/dev/null
+  done
+  for group in $groups; do
+    for pid in $(find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u); do kill -9 "$pid" 2>/dev/null; done
+  done
+  sleep 0.2
+fi
+stop namespace
+for group in $groups; do find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; done
+for directory in "$RUN/kubelet" "$RUN/steadfast"; do chattr -R -f -i "$directory"; done
+rm -rf "$RUN"
+# Only if they are empty: they may be another one's.
+rmdir /var/lib/kubelet /var/lib/steadfast 2>/dev/null
+true
