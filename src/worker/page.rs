@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::json;
 use stead_base::Tasks;
 use stead_meta::ops::Meta;
@@ -19,12 +20,13 @@ struct MountPage {
     labels: String,
 }
 
+#[async_trait]
 impl Page for MountPage {
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         self.vfs.metrics(&self.labels)
     }
 
-    fn health(&self) -> Result<(), String> {
+    async fn health(&self) -> Result<(), String> {
         Ok(())
     }
 }
