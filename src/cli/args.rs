@@ -288,6 +288,9 @@ pub(crate) struct ServiceArgs {
     /// Name of the driver
     #[arg(long, value_name = "NAME", default_value = "csi.steadfast.io", env = "DRIVER_NAME")]
     pub(crate) driver_name: String,
+    /// Serve `/metrics` and `/healthz` on this address, such as 0.0.0.0:9568
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -13,6 +13,8 @@ pub struct ControllerConfig {
     pub driver_name: String,
     /// A directory of mounted Secrets: the file systems that calls without a Secret are about. `None`: no such calls.
     pub file_systems: Option<PathBuf>,
+    /// Where `/metrics` and `/healthz` are served (`host:port`). `None`: nowhere.
+    pub metrics: Option<String>,
 }
 
 /// The node service.
@@ -30,6 +32,8 @@ pub struct NodeConfig {
     /// The kubelet's directory of registrations, where this service says that it is there. `None`: somebody else does. The
     /// kubelet must find `endpoint` under the same path.
     pub registrations: Option<PathBuf>,
+    /// Where `/metrics` and `/healthz` are served (`host:port`). `None`: nowhere.
+    pub metrics: Option<String>,
     /// How workers are started.
     pub worker: WorkerLaunch,
     /// Where.

@@ -81,7 +81,11 @@ fn probe_node(state_dir: &Path) -> Result<()> {
     let probe = state_dir.join(".probe");
     let failed = |error: std::io::Error| Error::State { path: probe.clone(), why: error.to_string() };
     std::fs::write(&probe, b"ready").map_err(failed)?;
-    std::fs::remove_file(&probe).map_err(failed)
+    match std::fs::remove_file(&probe) {
+        // Somebody else has asked at the same time.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(failed),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod error;
 mod identity;
 mod locks;
 mod node;
+mod page;
 pub mod proto;
 mod registration;
 mod rpc;
@@ -39,6 +40,7 @@ pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -
     let identity = identity::IdentityService::controller(&config.driver_name);
     let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)), config.file_systems);
     controller.resume();
+    page::serve(config.metrics.as_deref(), &config.endpoint, None, stop.clone()).await?;
     let routes = Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller));
     server::serve(&config.endpoint, routes, stop).await
 }
@@ -49,11 +51,12 @@ pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -
 /// # Errors
 /// A socket or a state directory that cannot be used.
 pub async fn run_node(config: NodeConfig, stop: CancellationToken, replace: Arc<Notify>) -> Result<(), ServeError> {
-    let endpoint = config.endpoint.clone();
+    let (endpoint, metrics) = (config.endpoint.clone(), config.metrics.clone());
     let registering = registration::run(&config, stop.clone())?;
     let identity = identity::IdentityService::node(&config.driver_name, &config.state_dir);
     let node = node::NodeService::open(config).map_err(|error| ServeError::State(error.to_string()))?;
     let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node.clone()));
+    page::serve(metrics.as_deref(), &endpoint, Some(node.clone()), stop.clone()).await?;
     let replacing = async {
         loop {
             replace.notified().await;

@@ -1,5 +1,6 @@
 //! The Node service: volumes mounted on this machine.
 
+mod figures;
 mod keeper;
 mod launcher;
 mod process;
@@ -16,6 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use stead_keeper::mount;
+use stead_telemetry::{Exposition, Kind};
 use stead_volume::VolumeId;
 use tonic::{Request, Response, Status};
 
@@ -28,16 +30,18 @@ use crate::proto::NodeServiceCapability;
 use crate::proto::node_server::Node;
 use crate::proto::node_service_capability::rpc::Type as RpcType;
 use crate::proto::node_service_capability::{Rpc, Type};
-use crate::rpc::answer;
+use crate::rpc::{About, answer};
 
 use launcher::Launcher;
 use publish::{Publication, Publisher};
-use state::StateDir;
+use state::{Pod, StateDir};
 use stats::Stats;
 use worker::Workers;
 
 const PUBLISH: Duration = Duration::from_secs(90);
 const STATS: Duration = Duration::from_secs(15);
+/// How long a worker may take to tell its metrics: whoever asks for them does not wait for long.
+const MEASURE: Duration = Duration::from_secs(1);
 
 const CAPABILITIES: [RpcType; 3] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter, RpcType::VolumeMountGroup];
 
@@ -68,9 +72,10 @@ impl NodeService {
     }
 
     async fn publish(self, request: proto::NodePublishVolumeRequest) -> Result<proto::NodePublishVolumeResponse> {
-        let publication = Publication::parse(&request)?;
+        let figures = self.publisher.workers.figures();
+        let publication = figures.timed("parse", async { Publication::parse(&request) }).await?;
         drop(request);
-        let _turn = self.locks.lock(publication.id.as_str()).await;
+        let _turn = figures.timed("queue", self.locks.lock(publication.id.as_str())).await;
         self.publisher.publish(publication).await?;
         Ok(proto::NodePublishVolumeResponse {})
     }
@@ -81,6 +86,15 @@ impl NodeService {
         let _turn = self.locks.lock(id.as_str()).await;
         self.publisher.unpublish(&id, &target).await?;
         Ok(proto::NodeUnpublishVolumeResponse {})
+    }
+
+    /// The pod is known from the publication.
+    fn about(&self, request: &proto::NodeUnpublishVolumeRequest) -> About {
+        let state =
+            VolumeId::parse(&request.volume_id).ok().and_then(|id| self.publisher.state.load(&id).ok().flatten());
+        let target = target::resolve(Path::new(&request.target_path));
+        let pod = state.and_then(|state| state.targets.get(&target)?.pod.as_ref().map(Pod::to_string));
+        About { volume: request.volume_id.clone(), pod, target: Some(request.target_path.clone()) }
     }
 
     async fn volume_stats(
@@ -98,6 +112,20 @@ impl NodeService {
         Ok(proto::NodeGetVolumeStatsResponse { usage, volume_condition: None })
     }
 
+    /// Ends a page with what this node and its workers count.
+    pub(crate) async fn show(&self, mut page: Exposition) -> String {
+        let Publisher { state, workers } = &self.publisher;
+        let mounts = workers.mounts() as f64;
+        page.single("stead_mounts", Kind::Gauge, "Volumes that are mounted on this node.", mounts);
+        let states = state.list().unwrap_or_default().into_iter().filter_map(|id| state.load(&id).ok().flatten());
+        let targets: usize = states.map(|state| state.targets.len()).sum();
+        page.single("stead_publications", Kind::Gauge, "Places where volumes are published.", targets as f64);
+        workers.figures().show(&mut page);
+        let volumes = workers.measured(MEASURE).await;
+        let metrics = figures::show_volumes(&mut page, &volumes);
+        page.into_text() + &metrics
+    }
+
     fn is_published(&self, id: &VolumeId, path: &Path) -> Result<bool> {
         let state = self.publisher.state.load(id)?;
         Ok(state.is_some_and(|state| state.targets.contains_key(path)) && mount::root_of(path)?.is_some())
@@ -111,8 +139,12 @@ impl Node for NodeService {
         request: Request<proto::NodePublishVolumeRequest>,
     ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        let id = request.volume_id.clone();
-        answer("NodePublishVolume", &id, PUBLISH, self.clone().publish(request)).await
+        let about = About {
+            pod: Pod::of(&request.volume_context).map(|pod| pod.to_string()),
+            target: Some(request.target_path.clone()),
+            volume: request.volume_id.clone(),
+        };
+        answer("NodePublishVolume", about, PUBLISH, self.clone().publish(request)).await
     }
 
     async fn node_unpublish_volume(
@@ -120,8 +152,8 @@ impl Node for NodeService {
         request: Request<proto::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<proto::NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        let id = request.volume_id.clone();
-        answer("NodeUnpublishVolume", &id, PUBLISH, self.clone().unpublish(request)).await
+        let about = self.about(&request);
+        answer("NodeUnpublishVolume", about, PUBLISH, self.clone().unpublish(request)).await
     }
 
     async fn node_get_volume_stats(

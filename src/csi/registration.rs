@@ -126,6 +126,7 @@ mod tests {
             node_id: "n".to_owned(),
             state_dir: dir.to_owned(),
             registrations: Some(dir.to_owned()),
+            metrics: None,
             worker: WorkerLaunch { exe: PathBuf::new(), uid: 0, gid: 0 },
             mode: WorkerMode::Process,
         }

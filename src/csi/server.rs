@@ -33,6 +33,9 @@ pub enum ServeError {
     /// The state directory cannot be used.
     #[error("state directory: {0}")]
     State(String),
+    /// The page with metrics cannot be served.
+    #[error("{0}")]
+    Page(#[from] std::io::Error),
     /// The server went down.
     #[error("server: {0}")]
     Transport(#[from] tonic::transport::Error),

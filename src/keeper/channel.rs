@@ -57,6 +57,9 @@ pub enum Message {
         /// What a worker after it must know: the workers' business.
         #[serde(default)]
         session: serde_json::Value,
+        /// The stages of its start, and how many microseconds each took.
+        #[serde(default)]
+        stages: Vec<(String, u64)>,
     },
     /// From a worker to a node service that did not start it, with the FUSE descriptor and the memory.
     Resume {
@@ -71,6 +74,15 @@ pub enum Message {
     Ping,
     /// From the worker, to [`Message::Ping`].
     Alive,
+    /// To the worker: answer with [`Message::Measured`].
+    Measure,
+    /// From the worker: how its mount does.
+    Measured {
+        /// The labels that every sample of it has: `name="value",…`.
+        labels: String,
+        /// Metrics without these labels, in the text format of Prometheus.
+        page: String,
+    },
     /// To the worker: use these credentials from now on. Answered by [`Message::Reconfigured`] or [`Message::Failed`].
     Reconfigure {
         /// A `MountConfig` that differs in credentials alone.
@@ -112,6 +124,8 @@ impl Message {
             Self::Resume { .. } => "resume",
             Self::Ping => "ping",
             Self::Alive => "alive",
+            Self::Measure => "measure",
+            Self::Measured { .. } => "measured",
             Self::Reconfigure { .. } => "reconfigure",
             Self::Reconfigured => "reconfigured",
             Self::HandOver => "hand_over",
@@ -332,7 +346,8 @@ mod tests {
         let (message, mut fds) = worker.recv().await.expect("received");
         assert_eq!(message, Message::Mount { config, keeper: None });
         let mut copy = std::fs::File::from(fds.pop().expect("one descriptor"));
-        let serving = Message::Serving { pid: 7, session: serde_json::Value::Null };
+        let serving =
+            Message::Serving { pid: 7, session: serde_json::Value::Null, stages: vec![("meta".to_owned(), 7)] };
         copy.write_all(b"through the copy").expect("writable");
         worker.send(&serving, &[copy.as_raw_fd()]).await.expect("sent");
         let (message, fds) = node.recv().await.expect("received");

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -14,13 +15,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tracing::debug;
 
-/// What the page shows.
+/// What the page shows. Whoever has to ask somebody for it does not wait long.
+#[async_trait]
 pub trait Page: Send + Sync + 'static {
     /// All metrics, in the Prometheus text format.
-    fn metrics(&self) -> String;
+    async fn metrics(&self) -> String;
 
     /// `Err` says in a sentence why the process is not healthy.
-    fn health(&self) -> Result<(), String>;
+    async fn health(&self) -> Result<(), String>;
 }
 
 /// Listens on `address` (`host:port`; port 0 takes a free one) and answers until `stop` is done.
@@ -52,7 +54,10 @@ async fn accept(listener: TcpListener, page: Arc<dyn Page>) {
         };
         let page = Arc::clone(&page);
         tokio::spawn(async move {
-            let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&request, &*page))));
+            let service = service_fn(move |request| {
+                let page = Arc::clone(&page);
+                async move { Ok::<_, Infallible>(answer(&request, &*page).await) }
+            });
             let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             if let Err(error) = served.await {
                 debug!(%error, "metrics connection");
@@ -61,10 +66,10 @@ async fn accept(listener: TcpListener, page: Arc<dyn Page>) {
     }
 }
 
-fn answer<B>(request: &Request<B>, page: &dyn Page) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, page: &dyn Page) -> Response<Full<Bytes>> {
     let (status, text) = match request.uri().path() {
-        "/metrics" => (StatusCode::OK, page.metrics()),
-        "/healthz" => match page.health() {
+        "/metrics" => (StatusCode::OK, page.metrics().await),
+        "/healthz" => match page.health().await {
             Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
             Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
@@ -85,12 +90,13 @@ mod tests {
 
     struct Sick;
 
+    #[async_trait]
     impl Page for Sick {
-        fn metrics(&self) -> String {
+        async fn metrics(&self) -> String {
             "answers 42\n".to_owned()
         }
 
-        fn health(&self) -> Result<(), String> {
+        async fn health(&self) -> Result<(), String> {
             Err("the engine is away".to_owned())
         }
     }

@@ -50,7 +50,7 @@ impl Vfs {
         lines(&self.figures())
     }
 
-    /// The figures in the text format of Prometheus, each with `labels` (`name="value",…`).
+    /// The figures in the text format of Prometheus, each with `labels` (`name="value",…`), of which there may be none.
     pub fn metrics(&self, labels: &str) -> String {
         exposition(&self.figures(), labels)
     }
@@ -168,20 +168,27 @@ fn exposition(figures: &[Figure], labels: &str) -> String {
             let _ = writeln!(text, "# TYPE {PREFIX}{name} {kind}");
             last = name;
         }
-        let own = label.map(|(label, of)| format!("{label}=\"{of}\","));
-        let labels = format!("{}{labels}", own.unwrap_or_default());
+        let own = label.map(|(label, of)| format!("{label}=\"{of}\"")).unwrap_or_default();
+        let all = braced(&[&own, labels]);
         let _ = match value {
-            Value::Counter(value) | Value::Gauge(value) => writeln!(text, "{PREFIX}{name}{{{labels}}} {value}"),
+            Value::Counter(value) | Value::Gauge(value) => writeln!(text, "{PREFIX}{name}{all} {value}"),
             Value::Histogram(Distribution { buckets, count, sum }) => {
-                for (bound, below) in buckets {
-                    let _ = writeln!(text, "{PREFIX}{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+                let ends = buckets.iter().map(|(bound, below)| (bound.to_string(), below));
+                for (bound, below) in ends.chain([("+Inf".to_owned(), count)]) {
+                    let all = braced(&[&own, labels, &format!("le=\"{bound}\"")]);
+                    let _ = writeln!(text, "{PREFIX}{name}_bucket{all} {below}");
                 }
-                let _ = writeln!(text, "{PREFIX}{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-                writeln!(text, "{PREFIX}{name}_sum{{{labels}}} {sum}\n{PREFIX}{name}_count{{{labels}}} {count}")
+                writeln!(text, "{PREFIX}{name}_sum{all} {sum}\n{PREFIX}{name}_count{all} {count}")
             }
         };
     }
     text
+}
+
+/// Those labels that there are, as they stand behind a name.
+fn braced(labels: &[&str]) -> String {
+    let there: Vec<_> = labels.iter().copied().filter(|label| !label.is_empty()).collect();
+    if there.is_empty() { String::new() } else { format!("{{{}}}", there.join(",")) }
 }
 
 /// Resident bytes and processor time of this process (proc(5)); zero where the kernel does not tell.
@@ -223,6 +230,8 @@ mod tests {
             juicefs_req_bucket{method=\"GET\",mp=\"/m\",le=\"+Inf\"} 1\njuicefs_req_sum{method=\"GET\",mp=\"/m\"} 0.25\n\
             juicefs_req_count{method=\"GET\",mp=\"/m\"} 1\n";
         assert_eq!(exposition(&figures, "mp=\"/m\""), expected);
+        let bare = expected.replace("mp=\"/m\",", "").replace(",mp=\"/m\"", "").replace("{mp=\"/m\"}", "");
+        assert_eq!(exposition(&figures, ""), bare);
     }
 
     #[test]

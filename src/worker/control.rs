@@ -35,7 +35,9 @@ pub async fn run_controlled(control_fd: RawFd, process: Process, stop: impl Futu
     };
     let session = serde_json::to_value(serving.state()).expect("numbers only");
     info!("serving");
-    tell(&channel, &Message::Serving { pid, session }, &segment(&serving)).await;
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let stages = serving.stages.iter().map(|(stage, took)| (stage.to_string(), micros(*took))).collect();
+    tell(&channel, &Message::Serving { pid, session, stages }, &segment(&serving)).await;
     let control = Control { channel: Some(channel), keeper, device: copy };
     Box::pin(control.serve(serving, stop)).await
 }
@@ -131,6 +133,11 @@ impl Control {
                 None | Some(Message::Drain) => return self.end(serving, End::Stopped).await,
                 Some(Message::Ping) => {
                     self.tell(&Message::Alive).await;
+                    continue;
+                }
+                Some(Message::Measure) => {
+                    let (labels, page) = (serving.labels.clone(), serving.vfs.metrics(""));
+                    self.tell(&Message::Measured { labels, page }).await;
                     continue;
                 }
                 Some(Message::Reconfigure { config }) => {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::json;
 use stead_base::Tasks;
 use stead_meta::ops::Meta;
@@ -15,37 +16,34 @@ use crate::stages::Process;
 
 struct MountPage {
     vfs: Arc<Vfs>,
-    /// The labels of every series, as the Go client has them.
     labels: String,
 }
 
+#[async_trait]
 impl Page for MountPage {
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         self.vfs.metrics(&self.labels)
     }
 
-    fn health(&self) -> Result<(), String> {
+    async fn health(&self) -> Result<(), String> {
         Ok(())
     }
 }
 
+/// The labels of all metrics of a mount, as the Go client has them.
+pub(crate) fn labels(config: &MountConfig, process: &Process, meta: &Meta) -> String {
+    stead_telemetry::labels(&[
+        ("mp", &config.mount_point.display().to_string()),
+        ("vol_name", &meta.format().name),
+        ("instance", &process.host_name),
+        ("juicefs_version", concat!("stead-", env!("CARGO_PKG_VERSION"))),
+    ])
+}
+
 /// Serves `/metrics` and `/healthz` if the mount asks for it.
-pub(crate) async fn start_page(
-    config: &MountConfig,
-    process: &Process,
-    meta: &Meta,
-    vfs: &Arc<Vfs>,
-    tasks: &Tasks,
-) -> Result<(), Error> {
+pub(crate) async fn start_page(config: &MountConfig, labels: &str, vfs: &Arc<Vfs>, tasks: &Tasks) -> Result<(), Error> {
     let Some(address) = &config.options.metrics else { return Ok(()) };
-    let labels = format!(
-        "mp={:?},vol_name={:?},instance={:?},juicefs_version={:?}",
-        config.mount_point.display().to_string(),
-        meta.format().name,
-        process.host_name,
-        concat!("stead-", env!("CARGO_PKG_VERSION")),
-    );
-    let page = Arc::new(MountPage { vfs: Arc::clone(vfs), labels });
+    let page = Arc::new(MountPage { vfs: Arc::clone(vfs), labels: labels.to_owned() });
     let stop = tasks.stopping().cancelled_owned();
     let (local, server) = stead_telemetry::serve(address, page, stop)
         .await

@@ -13,7 +13,7 @@ use stead_volume::MountConfig;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use crate::error::Error;
+use crate::error::{Error, Stage};
 use crate::stages::SessionState;
 use crate::storage::Reconfigure;
 
@@ -42,6 +42,10 @@ pub struct Serving {
     pub(crate) session: Session,
     pub(crate) tasks: Tasks,
     pub(crate) reconfigure: mpsc::Sender<Reconfigure>,
+    /// Of all of its metrics.
+    pub(crate) labels: String,
+    /// How long the stages of its start took.
+    pub(crate) stages: Vec<(Stage, Duration)>,
 }
 
 impl Serving {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::error::{Error, Stage, StartError};
-use crate::page::start_page;
+use crate::page::{labels, start_page};
 use crate::serve::Serving;
 use crate::storage::{Reconfigure, Remover, Storage};
 
@@ -46,18 +46,22 @@ pub struct Process {
     pub gid: u32,
 }
 
-/// Runs one stage and logs it.
-async fn run<T>(stage: Stage, work: impl Future<Output = Result<T, Error>>) -> Result<T, StartError> {
-    let began = Instant::now();
-    match work.await {
-        Ok(value) => {
-            info!(%stage, ms = began.elapsed().as_millis(), "stage done");
-            Ok(value)
+/// The stages so far, and how long they took.
+#[derive(Debug, Default)]
+struct Stages(Vec<(Stage, Duration)>);
+
+impl Stages {
+    /// Runs one stage and logs it.
+    async fn run<T>(&mut self, stage: Stage, work: impl Future<Output = Result<T, Error>>) -> Result<T, StartError> {
+        let began = Instant::now();
+        let done = work.await;
+        let took = began.elapsed();
+        self.0.push((stage, took));
+        match &done {
+            Ok(_) => info!(%stage, ms = took.as_millis(), "stage done"),
+            Err(error) => warn!(%stage, ms = took.as_millis(), %error, "stage failed"),
         }
-        Err(error) => {
-            warn!(%stage, ms = began.elapsed().as_millis(), %error, "stage failed");
-            Err(StartError { stage, error })
-        }
+        done.map_err(|error| StartError { stage, error })
     }
 }
 
@@ -93,17 +97,22 @@ pub(crate) async fn start_after(
     fd: OwnedFd,
     process: Process,
 ) -> Result<Serving, StartError> {
+    let mut stages = Stages::default();
     let sid = before.as_ref().map(|before| SessionId(before.session.sid));
-    run(Stage::Checks, async { check(&config) }).await?;
-    let (store, format) = run(Stage::Format, load_format(&config, &process)).await?;
-    let storage = Box::pin(run(Stage::Storage, Storage::open(&format, &config))).await?;
-    let chunks = run(Stage::Chunk, async { open_chunks(&format, &config, &process.clock, &storage) }).await?;
-    let meta = run(Stage::Session, start_session(&config, &process, store, format, &chunks, sid)).await?;
+    stages.run(Stage::Checks, async { check(&config) }).await?;
+    let (store, format) = stages.run(Stage::Format, load_format(&config, &process)).await?;
+    let storage = Box::pin(stages.run(Stage::Storage, Storage::open(&format, &config))).await?;
+    let chunks = stages.run(Stage::Chunk, async { open_chunks(&format, &config, &process.clock, &storage) }).await?;
+    let meta = stages.run(Stage::Session, start_session(&config, &process, store, format, &chunks, sid)).await?;
     let tasks = Tasks::new();
     let (reconfigure, configs) = mpsc::channel(1);
-    let served = Box::pin(serve(&config, fd, &process, &meta, &chunks, (storage, configs), &tasks, before)).await;
+    let served =
+        Box::pin(serve(&config, fd, &process, &meta, &chunks, (storage, configs), &tasks, before, &mut stages)).await;
     match served {
-        Ok((vfs, session)) => Ok(Serving { config, meta, chunks, vfs, session, tasks, reconfigure }),
+        Ok((vfs, session)) => {
+            let (labels, stages) = (labels(&config, &process, &meta), stages.0);
+            Ok(Serving { config, meta, chunks, vfs, session, tasks, reconfigure, labels, stages })
+        }
         Err(failed) => {
             tasks.drain().await;
             meta.drain().await;
@@ -128,15 +137,17 @@ async fn serve(
     (storage, configs): (Storage, mpsc::Receiver<Reconfigure>),
     tasks: &Tasks,
     before: Option<Predecessor>,
+    stages: &mut Stages,
 ) -> Result<(Arc<Vfs>, Session), StartError> {
     let (negotiated, segment) = before.map(|before| (before.session.negotiated, before.segment)).unzip();
-    let vfs = run(Stage::Vfs, open_vfs(config, process, meta, chunks, segment)).await?;
-    run(Stage::Background, async {
-        storage.follow(meta, configs, tasks);
-        meta.start_background();
-        start_page(config, process, meta, &vfs, tasks).await
-    })
-    .await?;
+    let vfs = stages.run(Stage::Vfs, open_vfs(config, process, meta, chunks, segment)).await?;
+    stages
+        .run(Stage::Background, async {
+            storage.follow(meta, configs, tasks);
+            meta.start_background();
+            start_page(config, &labels(config, process, meta), &vfs, tasks).await
+        })
+        .await?;
     let fuse = FuseConfig {
         max_write: u32::try_from(config.options.max_fuse_io.0).unwrap_or(u32::MAX),
         async_dio: config.options.async_dio,
@@ -150,7 +161,7 @@ async fn serve(
         };
         serving.map_err(|error| Error::Io { what: "FUSE handshake".to_owned(), error })
     };
-    let session = run(Stage::Serve, handshake).await?;
+    let session = stages.run(Stage::Serve, handshake).await?;
     Ok((vfs, session))
 }
 
@@ -347,7 +358,7 @@ async fn open_vfs(
 /// What `.config` tells of the layers below and of the mount (format.md §6.2): durations in nanoseconds, sizes in bytes.
 fn publish(config: &MountConfig, meta: &Meta, chunks: &ChunkStore, vfs: &Vfs) {
     let (options, format) = (&config.options, meta.format());
-    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let dirs: Vec<String> = options.cache_dir.iter().map(|dir| dir.join(&format.uuid).display().to_string()).collect();
     vfs.publish(
         "Chunk",

@@ -15,6 +15,7 @@ pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
         endpoint: args.service.endpoint,
         driver_name: args.service.driver_name,
         file_systems: args.file_systems,
+        metrics: args.service.metrics,
     };
     run_controller(config, stop).await.map_err(|error| Failure::general(error.to_string()))
 }
@@ -29,6 +30,7 @@ pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
         node_id: args.node_id,
         state_dir: args.state_dir,
         registrations: args.registration_dir,
+        metrics: args.service.metrics,
         worker: WorkerLaunch { exe, uid: args.worker_uid, gid: args.worker_gid },
         mode,
     };

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{error, info, warn};
 
+use super::figures::Measured;
 use super::target;
 use super::worker::Workers;
 use crate::error::Result;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Replace(Answer),
     /// The credentials of this configuration are to be used from now on.
     Refresh(Box<MountConfig>, Answer),
+    /// The worker is to tell how its mount does.
+    Measure(oneshot::Sender<Measured>),
 }
 
 type Answer = oneshot::Sender<Result<()>>;
@@ -82,6 +85,16 @@ impl KeeperHandle {
         let (answer, answered) = oneshot::channel();
         self.tell(command(answer)).await;
         answered.await.unwrap_or(Err(stead_keeper::Error::Closed.into()))
+    }
+
+    /// What the worker tells of its mount. `None`: it has not answered within `limit`, or there is none.
+    pub(crate) async fn measured(&self, limit: Duration) -> Option<Measured> {
+        let (answer, answered) = oneshot::channel();
+        let measured = async {
+            self.tell(Command::Measure(answer)).await;
+            answered.await.ok()
+        };
+        timeout(limit, measured).await.ok().flatten()
     }
 
     /// Waits until the mount is served, or will not be any more; what it is then. After `limit`, what it is anyway.
@@ -118,13 +131,15 @@ pub(crate) struct Keeper {
     draining: bool,
     /// What the worker was asked for and has not answered.
     asked: Option<(Option<MountConfig>, Answer)>,
+    /// Who waits for the answer of the worker to [`Message::Measure`].
+    measuring: Vec<oneshot::Sender<Measured>>,
 }
 
 /// Keeps a mount until it ends.
 pub(crate) fn keep(id: VolumeId, workers: Workers, kept: Kept) -> KeeperHandle {
     let (sender, commands) = mpsc::channel(8);
     let (health, seen) = watch::channel(Health::Serving);
-    let keeper = Keeper { id, workers, kept, commands, health, draining: false, asked: None };
+    let keeper = Keeper { id, workers, kept, commands, health, draining: false, asked: None, measuring: Vec::new() };
     tokio::spawn(keeper.run());
     KeeperHandle { commands: sender, health: seen }
 }
@@ -135,12 +150,9 @@ impl Keeper {
         loop {
             let began = Instant::now();
             let left = self.attend().await;
-            let volume = self.id.as_str();
-            match left {
-                Left::ForGood => info!(volume, "worker has ended"),
-                Left::HandedOver => info!(volume, "worker has handed over"),
-                Left::Died => error!(volume, log = %self.workers.log(&self.id).display(), "worker died"),
-            }
+            // Nobody answers them any more.
+            self.measuring.clear();
+            self.note(left);
             if left == Left::ForGood || self.draining {
                 break;
             }
@@ -153,6 +165,22 @@ impl Keeper {
         self.workers.ended(&self.id);
         drop(self.kept);
         self.health.send_replace(Health::Ended);
+    }
+
+    fn note(&self, left: Left) {
+        let (volume, figures) = (self.id.as_str(), self.workers.figures());
+        match left {
+            Left::ForGood => info!(volume, "worker has ended"),
+            Left::HandedOver => {
+                figures.handovers.count();
+                info!(volume, "worker has handed over");
+            }
+            Left::Died => {
+                figures.deaths.count();
+                let pods = self.workers.pods(&self.id);
+                error!(volume, pods, log = %self.workers.log(&self.id).display(), "worker died");
+            }
+        }
     }
 
     /// Serves the worker's needs until its process is gone.
@@ -196,6 +224,12 @@ impl Keeper {
     fn hear(&mut self, message: Message, left: &mut Left) {
         match message {
             Message::Alive => {}
+            Message::Measured { labels, page } => {
+                for waiting in self.measuring.drain(..) {
+                    // Whoever asked may have gone.
+                    let _unheard = waiting.send(Measured { labels: labels.clone(), page: page.clone() });
+                }
+            }
             Message::Drained => *left = Left::ForGood,
             Message::HandedOver => *left = Left::HandedOver,
             Message::Reconfigured => self.answer(Ok(())),
@@ -212,7 +246,9 @@ impl Keeper {
     /// Kills a worker that answers nothing: the next one answers instead. If it cannot be killed from here, whoever waits
     /// for the mount gets an error.
     async fn end_hung(&self) {
-        error!(volume = %self.id, "the worker has answered nothing for {HUNG:?}: killing it");
+        self.workers.figures().hung.count();
+        let pods = self.workers.pods(&self.id);
+        error!(volume = %self.id, pods, "the worker has answered nothing for {HUNG:?}: killing it");
         self.kept.process.signal(Signal::SIGKILL);
         if timeout(DYING, self.kept.process.ended()).await.is_err() {
             self.abort().await;
@@ -220,7 +256,9 @@ impl Keeper {
     }
 
     async fn abort(&self) {
-        error!(volume = %self.id, "giving the mount up: whoever uses it gets an error");
+        self.workers.figures().aborted.count();
+        let pods = self.workers.pods(&self.id);
+        error!(volume = %self.id, pods, "giving the mount up: whoever uses it gets an error");
         let dir = self.workers.mount_point(&self.id);
         if let Err(error) = within("abort", target::SYSCALL, move || mount::abort(&dir)).await {
             warn!(volume = %self.id, %error, "cannot abort the mount");
@@ -255,6 +293,15 @@ impl Keeper {
                 };
                 self.asked = Some((Some(config), answer));
                 message
+            }
+            Command::Measure(answer) => {
+                self.measuring.push(answer);
+                // A worker that answers nothing is asked once, whoever looks how often.
+                if self.measuring.len() > 1 {
+                    self.measuring.retain(|waiting| !waiting.is_closed());
+                    return;
+                }
+                Message::Measure
             }
         };
         if let Err(error) = self.kept.channel.send(&message, &[]).await {
@@ -309,6 +356,8 @@ impl Keeper {
                         let config = refreshed(&self.kept.config, &new).map(|(config, _)| config);
                         self.asked = Some((config, answer));
                     }
+                    // There is nobody to tell.
+                    Command::Measure(_) => {}
                 },
             }
         }

@@ -8,7 +8,7 @@ use stead_keeper::{Error as KeeperError, within};
 use stead_volume::{VolumeId, VolumeMount, VolumeSecrets};
 use tracing::{info, warn};
 
-use super::state::{StateDir, TargetState, VolumeState};
+use super::state::{Pod, StateDir, TargetState, VolumeState};
 use super::target;
 use super::worker::Workers;
 use crate::capability::Capability;
@@ -38,7 +38,8 @@ impl Publication {
         let secrets = VolumeSecrets::parse(&request.secrets)?;
         let volume = VolumeMount::new(&id, &secrets, &request.volume_context, &capability.mount_flags)?;
         let read_only = request.readonly || capability.read_only() || volume.config.options.read_only;
-        let wanted = TargetState { mode: capability.mode.into(), read_only, group: capability.group };
+        let pod = Pod::of(&request.volume_context);
+        let wanted = TargetState { mode: capability.mode.into(), read_only, group: capability.group, pod };
         Ok(Self { id, target: target::resolve(&target), wanted, exclusive: capability.exclusive(), volume })
     }
 }
@@ -108,7 +109,7 @@ impl Publisher {
         // On disk before the mount is there, so that no mount is ever unknown.
         state.targets.insert(target.to_owned(), wanted.clone());
         self.state.save(id, state)?;
-        target::bind(root, target.to_owned(), wanted.read_only).await
+        self.workers.figures().timed("bind", target::bind(root, target.to_owned(), wanted.read_only)).await
     }
 
     /// After the death of a worker, the other targets get the new mount.

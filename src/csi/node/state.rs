@@ -1,7 +1,8 @@
 //! What a node remembers of its volumes across a restart: targets and worker, in one JSON file per volume. Never a
 //! secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,44 @@ pub(crate) struct TargetState {
     pub(crate) read_only: bool,
     /// The group that may use it.
     pub(crate) group: Option<u32>,
+    /// Who uses it, if the kubelet has said so (`podInfoOnMount`).
+    #[serde(default)]
+    pub(crate) pod: Option<Pod>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pod {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Pod {
+    /// The pod that the kubelet names beside the attributes of a volume.
+    pub(crate) fn of(context: &HashMap<String, String>) -> Option<Self> {
+        let named = |what: &str| context.get(&format!("csi.storage.k8s.io/pod.{what}")).cloned();
+        Some(Self { namespace: named("namespace")?, name: named("name")? })
+    }
+}
+
+impl fmt::Display for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Who serves a volume, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerRecord {
+    /// `None` = a process that is not seen from here.
+    #[serde(flatten)]
+    pub(crate) process: Option<ProcessId>,
+    /// Seconds since 1970 at which the volume was mounted; 0 = not known.
+    #[serde(default)]
+    pub(crate) mounted: i64,
+    /// Workers that have served this mount before.
+    #[serde(default)]
+    pub(crate) restarts: u32,
 }
 
 impl VolumeState {
@@ -68,19 +107,32 @@ impl StateDir {
         &self.root
     }
 
-    /// Who serves a volume; `None` = nobody, or a process that is not seen from here.
-    pub(crate) fn load_worker(&self, id: &VolumeId) -> Result<Option<ProcessId>> {
-        read(&self.root.join("workers").join(format!("{id}.json")))
+    fn worker_file(&self, id: &VolumeId) -> PathBuf {
+        self.root.join("workers").join(format!("{id}.json"))
+    }
+
+    /// The process that serves a volume; `None` = nobody, or a process that is not seen from here.
+    pub(crate) fn worker(&self, id: &VolumeId) -> Result<Option<ProcessId>> {
+        Ok(self.load_worker(id)?.and_then(|record| record.process))
+    }
+
+    /// What is noted of who serves a volume.
+    pub(crate) fn load_worker(&self, id: &VolumeId) -> Result<Option<WorkerRecord>> {
+        read(&self.worker_file(id))
+    }
+
+    /// Forgets who served a volume.
+    pub(crate) fn forget_worker(&self, id: &VolumeId) -> Result<()> {
+        forget(self.worker_file(id))
     }
 
     /// Notes who serves a volume.
-    pub(crate) fn save_worker(&self, id: &VolumeId, worker: Option<ProcessId>) -> Result<()> {
-        let path = self.root.join("workers").join(format!("{id}.json"));
-        let Some(worker) = worker else { return forget(path) };
+    pub(crate) fn save_worker(&self, id: &VolumeId, worker: &WorkerRecord) -> Result<()> {
+        let path = self.worker_file(id);
         let temporary = path.with_extension("tmp");
         let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
         // Not for after a stop of the machine: no process outlives that.
-        fs::write(&temporary, serde_json::to_vec(&worker).expect("numbers")).map_err(failed)?;
+        fs::write(&temporary, serde_json::to_vec(worker).expect("numbers")).map_err(failed)?;
         fs::rename(&temporary, &path).map_err(failed)
     }
 
@@ -101,6 +153,22 @@ impl StateDir {
     /// What is known of a volume.
     pub(crate) fn load(&self, id: &VolumeId) -> Result<Option<VolumeState>> {
         read(&self.file(id))
+    }
+
+    /// The volumes of which something is known, by id.
+    pub(crate) fn list(&self) -> Result<Vec<VolumeId>> {
+        let path = self.root.join("volumes");
+        let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            // What is being written has another ending.
+            ids.extend(
+                name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| VolumeId::parse(id).ok()),
+            );
+        }
+        ids.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        Ok(ids)
     }
 
     /// Replaces what is known of a volume: whole or not at all, also when the machine stops.
@@ -172,18 +240,41 @@ mod tests {
         let id = VolumeId::parse("v").expect("right");
         assert_eq!(state_dir.load(&id).expect("readable"), None);
         let mut state = VolumeState::new(&id, "shared:/v".to_owned());
-        let worker = ProcessId::of(std::process::id().cast_signed());
-        state_dir.save_worker(&id, worker).expect("writable");
-        assert_eq!(state_dir.load_worker(&id).expect("readable"), worker);
-        state_dir.save_worker(&id, None).expect("writable");
+        let process = ProcessId::of(std::process::id().cast_signed());
+        let worker = WorkerRecord { process, mounted: 1_700_000_000, restarts: 2 };
+        state_dir.save_worker(&id, &worker).expect("writable");
+        assert_eq!(state_dir.worker(&id).expect("readable"), process);
+        assert_eq!(state_dir.load_worker(&id).expect("readable"), Some(worker.clone()));
+        let unseen = WorkerRecord { process: None, ..worker };
+        state_dir.save_worker(&id, &unseen).expect("writable");
+        assert_eq!(state_dir.worker(&id).expect("readable"), None);
+        assert_eq!(state_dir.load_worker(&id).expect("readable"), Some(unseen));
+        state_dir.forget_worker(&id).expect("writable");
         assert_eq!(state_dir.load_worker(&id).expect("readable"), None);
-        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7) });
+        let pod = Some(Pod { namespace: "default".to_owned(), name: "web-0".to_owned() });
+        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7), pod });
+        assert!(state_dir.list().expect("readable").is_empty());
         state_dir.save(&id, &state).expect("writable");
         let reopened = StateDir::open(dir.path()).expect("there");
+        assert_eq!(reopened.list().expect("readable"), std::slice::from_ref(&id));
         assert_eq!(reopened.load(&id).expect("readable"), Some(state));
         reopened.remove(&id).expect("removed");
         reopened.remove(&id).expect("a repeat is fine");
         assert_eq!(reopened.load(&id).expect("readable"), None);
+    }
+
+    #[test]
+    fn records_of_an_earlier_version_are_read() {
+        let dir = tempfile::tempdir().expect("a place");
+        let state_dir = StateDir::open(dir.path()).expect("writable");
+        let id = VolumeId::parse("v").expect("right");
+        std::fs::write(dir.path().join("workers/v.json"), r#"{"pid":7,"start":8}"#).expect("new");
+        let record = state_dir.load_worker(&id).expect("readable").expect("there");
+        assert_eq!((record.process.map(|process| process.pid), record.mounted, record.restarts), (Some(7), 0, 0));
+        let target = r#"{"volume":"v","identity":"s:/v","draining":false,
+            "targets":{"/t":{"mode":5,"read_only":false,"group":null}}}"#;
+        std::fs::write(dir.path().join("volumes/v.json"), target).expect("new");
+        assert_eq!(state_dir.load(&id).expect("readable").expect("there").targets[Path::new("/t")].pod, None);
     }
 
     #[test]

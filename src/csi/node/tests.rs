@@ -15,7 +15,7 @@ use crate::config::WorkerMode;
 use crate::proto::volume_capability::access_mode::Mode;
 
 /// Takes the mount, says that it serves, ends when it is asked to; the end of the socket means nothing to it.
-const WORKER: &str = r#"#!/bin/sh
+const WORKER: &str = r##"#!/bin/sh
 receive() {
     message=
     while [ -z "$message" ]; do
@@ -28,14 +28,18 @@ case "$message" in
     *fail-please*) printf '{"type":"failed","stage":"load Format","error":"no volume there","exit_code":5}' >&3; exit 5 ;;
     *die-please*) echo "cannot go on" >&2; exit 1 ;;
 esac
-printf '{"type":"serving","pid":%d}' $$ >&3
+printf '{"type":"serving","pid":%d,"stages":[["load Format",2000]]}' $$ >&3
 while receive; do
     case "$message" in
         *ping*) printf '{"type":"alive"}' >&3 ;;
+        *measure*)
+            page='# TYPE juicefs_uptime gauge\njuicefs_uptime 7\n'
+            printf '{"type":"measured","labels":"mp=\\"/m\\"","page":"%s"}' "$page" >&3 ;;
+        *drain*) printf '{"type":"drained"}' >&3; break ;;
         *) break ;;
     esac
 done
-"#;
+"##;
 
 struct TestNode {
     dir: tempfile::TempDir,
@@ -54,17 +58,26 @@ impl TestNode {
     }
 
     fn open(dir: &Path) -> NodeService {
+        NodeService::open(Self::config(dir)).expect("writable")
+    }
+
+    fn config(dir: &Path) -> NodeConfig {
         let worker = WorkerLaunch { exe: dir.join("worker"), uid: 65534, gid: 65534 };
-        let config = NodeConfig {
-            endpoint: String::new(),
+        NodeConfig {
+            endpoint: format!("unix://{}/csi.sock", dir.display()),
             driver_name: "test".to_owned(),
             registrations: None,
+            metrics: None,
             node_id: "node-1".to_owned(),
             state_dir: dir.join("state"),
             worker,
             mode: WorkerMode::Process,
-        };
-        NodeService::open(config).expect("writable")
+        }
+    }
+
+    /// The lines of the metrics page.
+    async fn metrics(&self) -> Vec<String> {
+        self.service.show(Exposition::default()).await.lines().map(str::to_owned).collect()
     }
 
     fn target(&self, name: &str) -> PathBuf {
@@ -103,7 +116,7 @@ impl TestNode {
 
     fn worker(&self, volume: &str) -> Option<process::ProcessId> {
         let id = VolumeId::parse(volume).expect("right");
-        self.service.publisher.state.load_worker(&id).expect("readable")
+        self.service.publisher.state.worker(&id).expect("readable")
     }
 
     /// The one that follows: a publication needs the mount, which is there also between two workers.
@@ -130,7 +143,7 @@ impl Drop for TestNode {
         for path in self.mounts().iter().rev() {
             let _gone = mount::umount(path, true);
         }
-        for target in ["a", "b"] {
+        for target in ["a", "b", "c"] {
             let _absent = mount::set_immutable(&self.target(target), false);
         }
     }
@@ -298,4 +311,131 @@ async fn stats_are_for_published_volumes_only() {
     assert_eq!(ask("v", "/tmp").await, Code::NotFound);
     assert_eq!(ask("w", &node.target("a").display().to_string()).await, Code::NotFound);
     node.unpublish("v", "a").await.expect("taken back");
+}
+
+#[tokio::test]
+async fn a_node_tells_of_its_volumes_and_workers() {
+    let node = TestNode::new();
+    let shows = async |expected: &[&str]| {
+        let lines = node.metrics().await;
+        for line in expected {
+            assert!(lines.iter().any(|found| found == line), "{line} is not in\n{}", lines.join("\n"));
+        }
+    };
+    shows(&["stead_mounts 0", "stead_publications 0", "stead_workers_started_total 0"]).await;
+    node.publish(node.request("v", "a")).await.expect("published");
+    node.publish(node.request("v", "b")).await.expect("published");
+    let up = "stead_volume_up{volume=\"v\"} 1";
+    shows(&[
+        "stead_mounts 1",
+        "stead_publications 2",
+        "stead_workers_started_total 1",
+        "stead_publish_stage_seconds_count{stage=\"parse\"} 2",
+        "stead_publish_stage_seconds_count{stage=\"queue\"} 2",
+        "stead_publish_stage_seconds_count{stage=\"mount\"} 1",
+        "stead_publish_stage_seconds_count{stage=\"start\"} 1",
+        "stead_publish_stage_seconds_count{stage=\"bind\"} 2",
+        "stead_worker_start_stage_seconds_sum{stage=\"load Format\"} 0.002",
+        up,
+        "# TYPE juicefs_uptime gauge",
+        "juicefs_uptime{volume=\"v\",mp=\"/m\"} 7",
+    ])
+    .await;
+
+    let first = node.worker("v").expect("started");
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    let second = node.next_worker("v", first).await;
+    shows(&["stead_worker_deaths_total 1", "stead_workers_started_total 2", "stead_mounts 1", up]).await;
+
+    second.signal(nix::sys::signal::Signal::SIGSTOP);
+    let began = std::time::Instant::now();
+    shows(&["stead_mounts 1", "stead_volume_up{volume=\"v\"} 0"]).await;
+    assert!(began.elapsed() < MEASURE * 2, "a worker that hangs does not hang the page");
+    second.signal(nix::sys::signal::Signal::SIGCONT);
+
+    let mut request = node.request("w", "c");
+    request.volume_context.insert("path".to_owned(), "fail-please".to_owned());
+    node.publish(request).await.expect_err("the worker cannot serve");
+    shows(&["stead_worker_start_failures_total 1", up]).await;
+    node.unpublish("v", "a").await.expect("taken back");
+    node.unpublish("v", "b").await.expect("taken back");
+    shows(&["stead_mounts 0", "stead_publications 0", "stead_worker_deaths_total 1"]).await;
+}
+
+/// What a page answers: its status and its text.
+async fn get(address: &str, path: &str) -> Option<(String, String)> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, text) = answer.split_once("\r\n\r\n")?;
+    Some((head.lines().next()?.to_owned(), text.to_owned()))
+}
+
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").to_string()
+}
+
+#[tokio::test]
+async fn a_service_is_healthy_while_its_socket_answers_and_its_directory_can_be_written() {
+    let dir = tempfile::tempdir_in("/tmp").expect("a place");
+    let (address, stop) = (free_address(), tokio_util::sync::CancellationToken::new());
+    let config = NodeConfig { metrics: Some(address.clone()), ..TestNode::config(dir.path()) };
+    let serving = tokio::spawn(crate::run_node(config, stop.clone(), std::sync::Arc::default()));
+    let health = async || loop {
+        if let Some(answer) = get(&address, "/healthz").await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let healthy = async {
+        while health().await != ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), healthy).await.expect("healthy once it serves");
+    let (_, metrics) = get(&address, "/metrics").await.expect("served");
+    for name in ["stead_build_info{version=", "stead_csi_request_seconds_count{method=\"Probe\",code=\"OK\"} "] {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} is not in\n{metrics}");
+    }
+    std::fs::rename(dir.path().join("state"), dir.path().join("elsewhere")).expect("ours");
+    let (status, why) = health().await;
+    assert!(status.contains("503") && why.contains("state/.probe"), "{status}: {why}");
+    std::fs::rename(dir.path().join("elsewhere"), dir.path().join("state")).expect("ours");
+    assert_eq!(health().await.1, "ok\n");
+    std::fs::remove_file(dir.path().join("csi.sock")).expect("there");
+    let (status, why) = health().await;
+    assert!(status.contains("503") && why.contains("csi.sock"), "{status}: {why}");
+    stop.cancel();
+    serving.await.expect("ended").expect("well");
+}
+
+#[tokio::test]
+async fn a_controller_has_a_page_and_an_address_that_is_taken_is_told() {
+    let dir = tempfile::tempdir_in("/tmp").expect("a place");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let config = |address: String| crate::ControllerConfig {
+        endpoint: format!("unix://{}/csi.sock", dir.path().display()),
+        driver_name: "test".to_owned(),
+        file_systems: None,
+        metrics: Some(address),
+    };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let address = taken.local_addr().expect("bound").to_string();
+    let error = crate::run_controller(config(address.clone()), stop.clone()).await.expect_err("taken");
+    assert!(error.to_string().contains(&address), "{error}");
+    let address = free_address();
+    let serving = tokio::spawn(crate::run_controller(config(address.clone()), stop.clone()));
+    let healthy = async {
+        while get(&address, "/healthz").await.is_none_or(|(_, text)| text != "ok\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), healthy).await.expect("healthy once it serves");
+    assert!(get(&address, "/metrics").await.expect("served").1.contains("stead_csi_requests_in_progress"));
+    stop.cancel();
+    serving.await.expect("ended").expect("well");
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use serde_json::Value;
+use stead_base::{Clock, SystemClock};
 use stead_keeper::launch;
 use stead_keeper::mount::{self, MountSpec};
 use stead_keeper::{Channel, Message, Peer, Process, within};
@@ -19,10 +20,11 @@ use stead_volume::{MountConfig, VolumeId, VolumeMount};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::figures::{Figures, Measured};
 use super::keeper::{self, Command, Health, KeeperHandle, Kept, Told};
 use super::launcher::Launcher;
 use super::process::ProcessId;
-use super::state::StateDir;
+use super::state::{Pod, StateDir, WorkerRecord};
 use super::target;
 use crate::error::{Error, Result};
 
@@ -53,11 +55,12 @@ pub(crate) struct Workers {
     launcher: Launcher,
     state: StateDir,
     kept: Arc<Mutex<HashMap<VolumeId, KeeperHandle>>>,
+    figures: Arc<Figures>,
 }
 
 impl Workers {
     pub(crate) fn new(launcher: Launcher, state: StateDir) -> Self {
-        Self { launcher, state, kept: Arc::default() }
+        Self { launcher, state, kept: Arc::default(), figures: Arc::default() }
     }
 
     pub(crate) fn mount_point(&self, id: &VolumeId) -> PathBuf {
@@ -66,6 +69,31 @@ impl Workers {
 
     pub(crate) fn log(&self, id: &VolumeId) -> PathBuf {
         self.state.log(id)
+    }
+
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    /// The pods that use a volume, as far as they are known: for logs.
+    pub(crate) fn pods(&self, id: &VolumeId) -> Option<String> {
+        let state = self.state.load(id).ok().flatten()?;
+        let pods: Vec<_> =
+            state.targets.values().filter_map(|target| target.pod.as_ref()).map(Pod::to_string).collect();
+        (!pods.is_empty()).then(|| pods.join(" "))
+    }
+
+    /// How many mounts are kept.
+    pub(crate) fn mounts(&self) -> usize {
+        self.kept.lock().len()
+    }
+
+    /// What the workers tell of their mounts; those that do not answer within `limit` tell nothing.
+    pub(crate) async fn measured(&self, limit: Duration) -> Vec<(VolumeId, Option<Measured>)> {
+        let mut kept: Vec<_> = self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect();
+        kept.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        let asked = kept.into_iter().map(async |(id, keeper)| (id, keeper.measured(limit).await));
+        futures::future::join_all(asked).await
     }
 
     pub(crate) fn keeper_socket(&self) -> PathBuf {
@@ -86,6 +114,18 @@ impl Workers {
     }
 
     async fn mount_and_serve(&self, id: &VolumeId, mut volume: VolumeMount, dir: &Path) -> Result<()> {
+        let device = self.figures.timed("mount", self.mount(&mut volume, dir)).await?;
+        let config = serde_json::to_value(&volume.config).expect("a configuration has only text keys");
+        let order = Message::Mount { config, keeper: Some(self.keeper_socket()) };
+        let fds = [device.as_raw_fd()];
+        let started = self.figures.timed("start", self.start_process(id, &order, &fds)).await;
+        let (channel, process, told) = started?;
+        let Told { session, segment } = told;
+        self.keep(id, Kept { config: volume.config, device, segment, session, channel, process });
+        Ok(())
+    }
+
+    async fn mount(&self, volume: &mut VolumeMount, dir: &Path) -> Result<OwnedFd> {
         let device = mount::open_device()?;
         let options = &volume.config.options;
         let max_read = u32::try_from(options.max_fuse_io.0).unwrap_or(u32::MAX);
@@ -93,12 +133,7 @@ impl Workers {
         let (copy, place) = (launch::keep(&device)?, dir.to_owned());
         within("mount", target::SYSCALL, move || mount::mount(copy.as_fd(), &place, &spec)).await?;
         dir.clone_into(&mut volume.config.mount_point);
-        let config = serde_json::to_value(&volume.config).expect("a configuration has only text keys");
-        let order = Message::Mount { config, keeper: Some(self.keeper_socket()) };
-        let (channel, process, told) = self.start_process(id, &order, &[device.as_raw_fd()]).await?;
-        let Told { session, segment } = told;
-        self.keep(id, Kept { config: volume.config, device, segment, session, channel, process });
-        Ok(())
+        Ok(device)
     }
 
     fn keep(&self, id: &VolumeId, kept: Kept) {
@@ -113,13 +148,20 @@ impl Workers {
         order: &Message,
         fds: &[RawFd],
     ) -> Result<(Channel, Process, Told)> {
+        let started = self.start_serving(id, order, fds).await;
+        let counter = if started.is_ok() { &self.figures.started } else { &self.figures.start_failures };
+        counter.count();
+        started
+    }
+
+    async fn start_serving(&self, id: &VolumeId, order: &Message, fds: &[RawFd]) -> Result<(Channel, Process, Told)> {
         let (channel, process) = self.launcher.start(self.open_log(id)?).await?;
         match self.hand_over(id, order, fds, &channel).await {
             Ok(told) => {
                 // What the worker takes for its number may be one of a pid namespace of its own.
                 let pid = process.id();
                 info!(volume = %id, pid, order = order.kind(), "worker serves");
-                self.state.save_worker(id, pid.and_then(ProcessId::of))?;
+                self.record(id, pid.and_then(ProcessId::of), matches!(order, Message::Adopt { .. }))?;
                 Ok((channel, process, told))
             }
             Err(error) => {
@@ -130,10 +172,25 @@ impl Workers {
         }
     }
 
+    /// Notes who serves a volume from now on.
+    fn record(&self, id: &VolumeId, process: Option<ProcessId>, follows: bool) -> Result<()> {
+        let before = if follows { self.state.load_worker(id)? } else { None };
+        let record = match before {
+            Some(before) => WorkerRecord { process, restarts: before.restarts + 1, ..before },
+            None => WorkerRecord { process, mounted: SystemClock.now().secs, restarts: 0 },
+        };
+        self.state.save_worker(id, &record)
+    }
+
     async fn hand_over(&self, id: &VolumeId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<Told> {
         channel.send(order, fds).await?;
         match tokio::time::timeout(START, channel.recv()).await {
-            Ok(Ok((Message::Serving { session, .. }, mut fds))) => Ok(Told { session, segment: fds.pop() }),
+            Ok(Ok((Message::Serving { session, stages, .. }, mut fds))) => {
+                for (stage, micros) in stages {
+                    self.figures.worker_stages.note([&stage], Duration::from_micros(micros));
+                }
+                Ok(Told { session, segment: fds.pop() })
+            }
             Ok(Ok((Message::Failed { stage, error, exit_code }, _))) => {
                 Err(self.failed(id, &stage, &error, Some(exit_code)))
             }
@@ -156,7 +213,7 @@ impl Workers {
             Error::from(stead_keeper::Error::Protocol { why })
         };
         let id = id.ok_or_else(|| refused("no volume is mounted there"))?;
-        let recorded = self.state.load_worker(&id)?;
+        let recorded = self.state.worker(&id)?;
         if self.keeper(&id).is_some() {
             return Err(refused("the mount is kept already"));
         }
@@ -184,7 +241,7 @@ impl Workers {
             if let Some(keeper) = self.keeper(id) {
                 return keeper.settled(START).await == Health::Serving;
             }
-            let recorded = self.state.load_worker(id).ok().flatten();
+            let recorded = self.state.worker(id).ok().flatten();
             if !recorded.is_some_and(ProcessId::is_alive) {
                 return false;
             }
@@ -235,7 +292,7 @@ impl Workers {
     /// # Errors
     /// [`Error::SlowWorker`] while it still flushes: a repeat waits on.
     pub(crate) async fn stop(&self, id: &VolumeId) -> Result<()> {
-        let recorded = self.state.load_worker(id)?.filter(|worker| worker.is_alive());
+        let recorded = self.state.worker(id)?.filter(|worker| worker.is_alive());
         if self.keeper(id).is_some() || recorded.is_some() {
             let dir = self.state.mount_point(id);
             // First, so that the kernel hands over what it has not written yet.
@@ -263,7 +320,7 @@ impl Workers {
     pub(crate) async fn take_down(&self, id: &VolumeId) {
         let dir = self.state.mount_point(id);
         let removed = match target::unmount(&dir).await {
-            Ok(()) => target::remove(&dir).and_then(|()| self.state.save_worker(id, None)),
+            Ok(()) => target::remove(&dir).and_then(|()| self.state.forget_worker(id)),
             Err(error) => Err(error),
         };
         if let Err(error) = removed {
