@@ -28,6 +28,7 @@ pub use config::{ControllerConfig, NodeConfig, WorkerLaunch, WorkerMode};
 pub use server::ServeError;
 
 use proto::controller_server::ControllerServer;
+use proto::group_controller_server::GroupControllerServer;
 use proto::identity_server::IdentityServer;
 use proto::node_server::NodeServer;
 
@@ -39,7 +40,9 @@ pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -
     let identity = identity::IdentityService::controller(&config.driver_name);
     let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)), config.file_systems);
     controller.resume();
-    let routes = Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller));
+    let routes = Routes::new(IdentityServer::new(identity))
+        .add_service(GroupControllerServer::new(controller.clone()))
+        .add_service(ControllerServer::new(controller));
     server::serve(&config.endpoint, routes, stop).await
 }
 
