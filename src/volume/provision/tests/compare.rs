@@ -7,6 +7,9 @@ use stead_meta::ops::{CloneOptions, SetAttr};
 use super::*;
 use crate::provision::compare::is_unchanged;
 
+/// Something that changes the tree.
+type Change<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>;
+
 #[tokio::test]
 async fn every_change_is_seen() {
     let place = Place::new();
@@ -16,9 +19,9 @@ async fn every_change_is_seen() {
     let (dir, _) = meta.resolve_path("/v/d").await.expect("there");
     let (file, _) = meta.resolve_path("/v/d/f1").await.expect("there");
     let parent = meta.make_dirs("/clones", 0o700, 0, 0).await.expect("made");
-    let changes: [(&str, std::pin::Pin<Box<dyn Future<Output = ()>>>); 5] = [
+    let changes: [(&str, Change<'_>); 5] = [
         ("new", Box::pin(async { _ = meta.mkdir(&root, dir, b"new", 0o700, 0).await.expect("new") })),
-        ("gone", Box::pin(async { _ = meta.unlink(&root, dir, b"f0").await.expect("there") })),
+        ("gone", Box::pin(async { meta.unlink(&root, dir, b"f0").await.map(drop).expect("there") })),
         ("renamed", Box::pin(async { _ = meta.rename(&root, dir, b"f2", top, b"f2", 0).await.expect("there") })),
         ("mode of a file", Box::pin(async { chmod(meta, file, 0o600).await })),
         ("mode of the top", Box::pin(async { chmod(meta, top, 0o700).await })),
