@@ -8,6 +8,7 @@ mod compare;
 mod content;
 mod directory;
 mod file_system;
+mod flush;
 mod group;
 mod list;
 mod modify;

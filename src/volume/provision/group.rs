@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::compare::is_unchanged;
 use super::content::{SNAPSHOTS, refuse_own_file_system};
+use super::flush::write_back;
 use super::snapshot::delete as delete_snapshot;
 use super::{Snapshot, Volumes};
 use crate::configured::Named;
@@ -141,6 +142,11 @@ impl Volumes {
 
     /// Takes all members, again until nothing changed meanwhile. Those of an earlier attempt are of another moment.
     async fn cut(&self, id: &GroupId, record: &mut GroupRecord, meta: &Meta, aside: &mut Vec<String>) -> Result<()> {
+        let mut trees = Vec::new();
+        for volume in &record.volumes {
+            trees.push(Source::Volume(volume.clone()).tree(meta).await?);
+        }
+        write_back(meta, &trees).await;
         for _attempt in 0..ATTEMPTS {
             delete_members(id, record, meta, aside).await?;
             record.created = self.clock.now();

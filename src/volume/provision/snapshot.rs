@@ -6,6 +6,7 @@ use tracing::info;
 
 use super::Volumes;
 use super::content::{SNAPSHOTS, Size, discard, refuse_own_file_system};
+use super::flush::write_back;
 use super::removal::put_aside;
 use crate::error::{Error, Kind, Result};
 use crate::names::{GroupId, SnapshotId, VolumeId};
@@ -97,12 +98,19 @@ impl Volumes {
         let name = id.as_str().as_bytes();
         // A clone that has its name was complete when somebody died.
         let taken = found(meta.lookup(trees, name).await)?.is_some();
-        if !taken && let Err(error) = source.tree(meta).await {
-            if let (Kind::NotFound, Some(mut record)) = (error.kind(), known) {
-                discard(meta, &mut record).await?;
-                records.remove(id).await?;
+        if !taken {
+            match source.tree(meta).await {
+                // The members of a group are asked for together.
+                Ok(tree) if group.is_none() => write_back(meta, &[tree]).await,
+                Ok(_) => {}
+                Err(error) => {
+                    if let (Kind::NotFound, Some(mut record)) = (error.kind(), known) {
+                        discard(meta, &mut record).await?;
+                        records.remove(id).await?;
+                    }
+                    return Err(error);
+                }
             }
-            return Err(error);
         }
         let created = self.clock.now();
         let wanted = SnapshotRecord {
