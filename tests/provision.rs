@@ -1,14 +1,17 @@
-//! The controller is killed in the middle of what it does: the next one finishes it, and nothing is left behind.
+//! The controller is killed in the middle of what it does: the next one finishes it, and nothing is left behind. What a
+//! mount has not written back is in a snapshot all the same.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use stead_csi::proto::volume_content_source::{SnapshotSource, Type};
+use nix::sys::signal::Signal;
+use stead_csi::proto::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use stead_csi::proto::{CreateVolumeRequest, Volume, VolumeContentSource};
-use stead_tests::process::{eventually, files_below, must};
+use stead_tests::process::{eventually, files_below, must, signal_to};
 use stead_tests::{Engine, Services, tools};
 
 const DIRS: usize = 10;
@@ -46,9 +49,92 @@ fn killed(engine: Engine) {
         services.delete("copy").expect("a repeat is a success");
     }
 
+    let group = |services: &Services| services.client.group_snapshot("g", &["v", "w"], &services.secrets);
+    services.create("w");
+    for plan in ["meta.clone.before-attach=kill@2", "meta.clone.after-attach=kill@2", "meta.delete.before-chunk=kill@5"]
+    {
+        if plan.starts_with("meta.delete") {
+            group(&services).expect("finished");
+            let delete = |services: &Services| services.client.delete_group_snapshot("g", &services.secrets).is_ok();
+            services.delete("w").expect("deleted");
+            services.delete("v").expect("deleted");
+            services.client.delete_snapshot("s", &services.secrets).expect("deleted");
+            killed_at(&mut services, plan, delete);
+        } else {
+            killed_at(&mut services, plan, |services| group(services).is_ok());
+        }
+    }
+    services.client.delete_group_snapshot("g", &services.secrets).expect("a repeat is a success");
+
     services.client.delete_snapshot("s", &services.secrets).expect("deleted");
     services.delete("v").expect("deleted");
     nothing_is_left(&services);
+}
+
+#[test]
+fn snapshots_have_what_mounts_hold_on_redis() {
+    held(Engine::Redis);
+}
+
+#[test]
+fn snapshots_have_what_mounts_hold_on_sqlite() {
+    held(Engine::Sqlite);
+}
+
+/// What was written and neither fsynced nor closed is in snapshots, groups of them and clones.
+fn held(engine: Engine) {
+    let services = Services::start(engine);
+    let (volume, other) = (services.create("v"), services.create("other"));
+    let (target, elsewhere) = (services.publish(&volume), services.publish(&other));
+    let mut file = fs::File::create(target.join("open")).expect("new");
+    let mut second = fs::File::create(elsewhere.join("open")).expect("new");
+    file.write_all(b"one").expect("written");
+    let begun = Instant::now();
+    snapshot(&services).expect("taken");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}: did the mount answer?", begun.elapsed());
+    file.write_all(b"two").expect("written");
+    second.write_all(b"2").expect("written");
+    let group = services.client.group_snapshot("g", &["v", "other"], &services.secrets).expect("taken");
+    file.write_all(b"three").expect("written");
+    for (name, source, content) in [
+        ("of-snapshot", of_snapshot("s"), "one"),
+        ("of-member", of_snapshot(&group[0].snapshot_id), "2"),
+        ("of-other-member", of_snapshot(&group[1].snapshot_id), "onetwo"),
+        ("of-volume", Type::Volume(VolumeSource { volume_id: "v".to_owned() }), "onetwothree"),
+    ] {
+        assert_eq!(read_copy(&services, name, source), content, "{name}\n{}", services.logs());
+    }
+
+    // A mount that hangs costs its time and nothing else.
+    file.write_all(b"four").expect("written");
+    let worker = services.worker(&volume).expect("it serves");
+    signal_to(worker, Signal::SIGSTOP);
+    let begun = Instant::now();
+    let late = services.client.snapshot("late", "v", &services.secrets);
+    let took = begun.elapsed();
+    signal_to(worker, Signal::SIGCONT);
+    late.expect("taken all the same");
+    assert!((Duration::from_secs(5)..Duration::from_secs(9)).contains(&took), "{took:?}\n{}", services.logs());
+    assert!(services.logs().contains("has not written back in time"), "{}", services.logs());
+    drop((file, second));
+    assert_eq!(read_copy(&services, "of-late", of_snapshot("late")), "onetwothree");
+    assert_eq!(fs::read_to_string(target.join("open")).expect("readable"), "onetwothreefour");
+    services.unpublish(&volume, &target);
+    services.unpublish(&other, &elsewhere);
+}
+
+fn of_snapshot(id: &str) -> Type {
+    Type::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })
+}
+
+fn read_copy(services: &Services, name: &str, source: Type) -> String {
+    let source = Some(VolumeContentSource { r#type: Some(source) });
+    let request = CreateVolumeRequest { volume_content_source: source, ..services.request(name) };
+    let copy = services.client.create(request).unwrap_or_else(|status| panic!("{name}: {status}\n{}", services.logs()));
+    let target = services.publish(&copy);
+    let content = fs::read_to_string(target.join("open")).expect("there");
+    services.unpublish(&copy, &target);
+    content
 }
 
 /// Calls a controller that dies before it can answer, and starts another one.
@@ -64,8 +150,7 @@ fn snapshot(services: &Services) -> Result<bool, tonic::Status> {
 }
 
 fn restored(services: &Services) -> CreateVolumeRequest {
-    let source = Type::Snapshot(SnapshotSource { snapshot_id: "s".to_owned() });
-    let volume_content_source = Some(VolumeContentSource { r#type: Some(source) });
+    let volume_content_source = Some(VolumeContentSource { r#type: Some(of_snapshot("s")) });
     CreateVolumeRequest { volume_content_source, ..services.request("copy") }
 }
 
@@ -95,7 +180,7 @@ fn content(target: &Path) -> BTreeMap<String, Vec<u8>> {
 fn nothing_is_left(services: &Services) {
     let whole = Volume { volume_id: "whole".to_owned(), ..Volume::default() };
     let target = services.publish(&whole);
-    for dir in ["deleting", "snapshots", "snapshot-records", "volumes"] {
+    for dir in ["deleting", "group-records", "snapshots", "snapshot-records", "volumes"] {
         let dir = target.join(".stead").join(dir);
         eventually("what was deleted is removed", Duration::from_secs(30), || {
             (fs::read_dir(&dir).expect("there").count() == 0).then_some(())

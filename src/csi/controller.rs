@@ -1,15 +1,15 @@
 //! The Controller service: requests into `stead_volume`'s types, its answers into responses.
 
+mod groups;
 mod lists;
 mod snapshots;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use stead_volume::{
-    CapacityRange, FileSystems, MutableParams, Source, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets,
-    Volumes,
+    CapacityRange, FileSystems, MutableParams, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes,
 };
 use tonic::{Request, Response, Status};
 use tracing::warn;
@@ -68,21 +68,22 @@ impl ControllerService {
 
     async fn create(self, request: proto::CreateVolumeRequest) -> Result<proto::CreateVolumeResponse> {
         let wanted = parse_create(request)?;
-        let _turns = self.turns(&wanted).await;
+        let source = wanted.source.as_ref().map(snapshots::source_key);
+        let _turns = self.turns([wanted.name.clone()], source).await;
         let volume = self.volumes.create(&wanted).await?;
         Ok(proto::CreateVolumeResponse { volume: Some(describe(volume)) })
     }
 
-    /// The volume alone, its source with others. In one order for everybody, since a source may be a volume that is to be
+    /// Holds some keys alone and shares others. In one order for everybody, since a source may be a volume that is to be
     /// made of this one.
-    async fn turns(&self, wanted: &VolumeRequest) -> Vec<Guard> {
-        let mut keys = vec![(wanted.name.clone(), true)];
-        match &wanted.source {
-            Some(Source::Snapshot(id)) => keys.push((snapshots::key(id.as_str()), false)),
-            Some(Source::Volume(id)) if id.as_str() != wanted.name => keys.push((id.to_string(), false)),
-            Some(Source::Volume(_)) | None => {}
-        }
-        keys.sort_unstable();
+    async fn turns(
+        &self,
+        alone: impl IntoIterator<Item = String>,
+        shared: impl IntoIterator<Item = String>,
+    ) -> Vec<Guard> {
+        let shared = shared.into_iter().map(|key| (key, false));
+        let mut keys: BTreeMap<String, bool> = shared.collect();
+        keys.extend(alone.into_iter().map(|key| (key, true)));
         let mut turns = Vec::new();
         for (key, alone) in keys {
             turns.push(if alone { self.locks.lock(&key).await } else { self.locks.share(&key).await });

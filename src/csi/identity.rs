@@ -55,6 +55,7 @@ impl Identity for IdentityService {
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
         let types = [
             Type::Service(Service { r#type: ServiceType::ControllerService.into() }),
+            Type::Service(Service { r#type: ServiceType::GroupControllerService.into() }),
             Type::VolumeExpansion(VolumeExpansion { r#type: ExpansionType::Online.into() }),
         ];
         let capabilities = types.map(|capability| PluginCapability { r#type: Some(capability) }).to_vec();

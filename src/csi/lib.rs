@@ -29,6 +29,7 @@ pub use config::{ControllerConfig, NodeConfig, WorkerLaunch, WorkerMode};
 pub use server::ServeError;
 
 use proto::controller_server::ControllerServer;
+use proto::group_controller_server::GroupControllerServer;
 use proto::identity_server::IdentityServer;
 use proto::node_server::NodeServer;
 
@@ -41,7 +42,9 @@ pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -
     let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)), config.file_systems);
     controller.resume();
     page::serve(config.metrics.as_deref(), &config.endpoint, None, stop.clone()).await?;
-    let routes = Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller));
+    let routes = Routes::new(IdentityServer::new(identity))
+        .add_service(GroupControllerServer::new(controller.clone()))
+        .add_service(ControllerServer::new(controller));
     server::serve(&config.endpoint, routes, stop).await
 }
 

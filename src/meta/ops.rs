@@ -16,6 +16,7 @@ mod create;
 mod data;
 mod deleted;
 mod dirstat;
+mod flush;
 mod guess;
 mod leaks;
 mod ledger;
@@ -40,6 +41,7 @@ mod xattr;
 pub use check::{Damage, Usage};
 pub use clone::CloneOptions;
 pub use compact::Compaction;
+pub use flush::FlushRequest;
 pub use leaks::{LeakAges, Leaks, SliceUse};
 pub use locks::{FlockRequest, LOCK_EOF};
 pub use owner_quota::OwnerUsage;
@@ -104,6 +106,7 @@ pub struct Meta {
     slices: Numbers,
     tasks: Tasks,
     deletes: Deletes,
+    hearing: flush::Hearing,
 }
 
 impl std::fmt::Debug for Meta {
@@ -155,6 +158,7 @@ impl Meta {
             slices: Numbers::new(Counter::NextChunk, SLICE_BATCH),
             tasks: Tasks::new(),
             deletes,
+            hearing: flush::Hearing::default(),
         }))
     }
 

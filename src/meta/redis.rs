@@ -19,6 +19,7 @@ mod health;
 mod keys;
 mod link;
 mod locate;
+mod notices;
 mod pages;
 mod run;
 mod scan;
@@ -33,12 +34,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use stead_base::{Ino, SessionId, SliceId};
+use stead_base::{Ino, SessionId, SliceId, Tasks};
 use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::records::{AclRule, Attr, Counter, Entry, Job, Key, LockTable, Name, Principal, Quota, Record, Slice};
-use crate::store::{Body, ChangeHook, Cursor, Listed, Outcome, Page, SessionRecord, Store, TxOptions};
+use crate::store::{Body, ChangeHook, Cursor, Listed, NoticeHook, Outcome, Page, SessionRecord, Store, TxOptions};
 use crate::url::{ConnectOptions, RedisUrl};
 
 use keys::Keys;
@@ -54,6 +55,7 @@ pub struct RedisStore {
     keys: Keys,
     seeds: Arc<Seeds>,
     tokens: Tokens,
+    tasks: Tasks,
 }
 
 impl RedisStore {
@@ -68,7 +70,7 @@ impl RedisStore {
         let seeds = Arc::new(Seeds::new(url.tuning.client_cache_size.unwrap_or_default()));
         let link = Link::open(url, options, &seeds).await?;
         let keys = Keys::new(link.locator().prefix());
-        let store = Self { link, tokens: Tokens::new(keys.tokens(rand::random())), seeds, keys };
+        let store = Self { link, tokens: Tokens::new(keys.tokens(rand::random())), seeds, keys, tasks: Tasks::new() };
         store.check_server().await?;
         Ok(store)
     }
@@ -170,6 +172,14 @@ impl Store for RedisStore {
 
     fn on_change(&self, hook: ChangeHook) -> bool {
         self.link.tracking().inspect(|tracking| tracking.set_hook(hook)).is_some()
+    }
+
+    async fn listen(&self, hook: NoticeHook) -> Result<bool> {
+        self.subscribe(hook).await.map(|()| true)
+    }
+
+    async fn notify(&self) -> Result<()> {
+        self.publish().await
     }
 
     async fn allocate(&self, counter: Counter, count: u64) -> Result<u64> {

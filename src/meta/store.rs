@@ -279,6 +279,9 @@ pub enum Change {
 /// Whoever wants to know what other clients change; must not wait.
 pub type ChangeHook = std::sync::Arc<dyn Fn(Change) + Send + Sync>;
 
+/// Whoever is told that another client wants to be noticed; must not wait.
+pub type NoticeHook = std::sync::Arc<dyn Fn() + Send + Sync>;
+
 /// A metadata engine. One contract suite (`contract.rs`) runs against every implementation.
 ///
 /// All methods may be called concurrently. Every error that is worth a retry (a lost connection, a fail-over) has been
@@ -315,6 +318,21 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn on_change(&self, hook: ChangeHook) -> bool {
         drop(hook);
         false
+    }
+
+    /// Calls `hook` whenever a client calls [`Store::notify`], as long as this store lives, and when that may have been
+    /// missed. False: this engine does not tell, but it costs microseconds to look.
+    ///
+    /// # Errors
+    /// This server cannot tell.
+    async fn listen(&self, hook: NoticeHook) -> Result<bool> {
+        drop(hook);
+        Ok(false)
+    }
+
+    /// Has the clients look that listen.
+    async fn notify(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Takes `count` numbers: returns the first of `first .. first + count`. Never hands out one twice, whatever the

@@ -7,7 +7,7 @@ use stead_base::SliceId;
 use stead_meta::store::Change;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::Vfs;
 use crate::handles::FileHandle;
@@ -30,6 +30,12 @@ pub(crate) fn start(vfs: &Arc<Vfs>) {
         let (vfs, stop) = (Arc::downgrade(vfs), stop.clone());
         async move { stop.run_until_cancelled_owned(revalidate(vfs)).await.unwrap_or(()) }
     });
+    if vfs.meta.hears_flush_requests() {
+        vfs.tasks.spawn("requests to write back", {
+            let (vfs, stop) = (Arc::downgrade(vfs), stop.clone());
+            async move { stop.run_until_cancelled_owned(write_back_for_others(vfs)).await.unwrap_or(()) }
+        });
+    }
     let (sender, changes) = unbounded_channel();
     // Fails only when the task has ended with the mount.
     let told = vfs.meta.on_change(Arc::new(move |change| drop(sender.send(change))));
@@ -67,6 +73,22 @@ async fn write_back(vfs: Weak<Vfs>) {
                 vfs.commit_later(&inode);
             }
             vfs.inodes.tidy(inode.ino);
+        }
+    }
+}
+
+/// Writes everything back when somebody wants to see it, such as for a snapshot.
+async fn write_back_for_others(vfs: Weak<Vfs>) {
+    while let Some(meta) = vfs.upgrade().map(|vfs| Arc::clone(&vfs.meta)) {
+        let request = meta.flush_requested().await;
+        let Some(vfs) = vfs.upgrade() else { break };
+        let answered = match vfs.flush_all().await {
+            Ok(()) => meta.flushed(request).await.map_err(|error| error.to_string()),
+            Err(errno) => Err(errno.name().to_owned()),
+        };
+        if let Err(error) = answered {
+            warn!(error, "others wait for what cannot be written back");
+            sleep(TICK).await;
         }
     }
 }

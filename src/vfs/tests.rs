@@ -7,6 +7,7 @@ mod files;
 mod locks;
 mod model;
 mod names;
+mod requests;
 mod slices;
 mod successor;
 
@@ -80,6 +81,7 @@ impl Rig {
     ) -> Self {
         let format = Meta::load_format(&*store).await.unwrap();
         let meta = Meta::new(Arc::clone(&store) as _, format, options).await.unwrap();
+        meta.hear_flush_requests().await;
         match session {
             None => meta.start_session().await.unwrap(),
             Some(sid) => meta.resume_session(sid).await.unwrap(),

@@ -35,6 +35,17 @@ pub enum Error {
     NotFound { thing: &'static str, id: String },
     #[error("{thing} {id} is not complete yet")]
     NotReady { thing: &'static str, id: String },
+    #[error("snapshot {snapshot} is part of the group snapshot {group} and can only be deleted with it")]
+    InGroup { snapshot: String, group: String },
+    #[error("group snapshot {group} has the snapshots {existing}, now {requested} are named")]
+    Members { group: String, existing: String, requested: String },
+    #[error("volume {volume} cannot be in a group snapshot: {why}")]
+    NotTogether { volume: String, why: &'static str },
+    /// No moment was found at which all members of a group were as they are in their snapshots.
+    #[error(
+        "the volumes of group snapshot {group} were written to while it was taken: write less meanwhile, and ask again"
+    )]
+    Changing { group: String },
     /// Another call works on it.
     #[error("{thing} {id} is being deleted")]
     BeingDeleted { thing: &'static str, id: String },
@@ -104,12 +115,15 @@ impl Error {
             | Self::MissingSecret { .. }
             | Self::Name { .. }
             | Self::Unsupported { .. }
+            | Self::InGroup { .. }
+            | Self::Members { .. }
             | Self::Option(_) => Kind::Invalid,
             Self::Capacity { .. } | Self::SourceLarger { .. } => Kind::OutOfRange,
             Self::Exists { .. } => Kind::Exists,
             Self::NotFound { .. } => Kind::NotFound,
             Self::BeingDeleted { .. } | Self::NotReady { .. } => Kind::Busy,
-            Self::InUse { .. } => Kind::Precondition,
+            Self::InUse { .. } | Self::NotTogether { .. } => Kind::Precondition,
+            Self::Changing { .. } => Kind::Unavailable,
             Self::NoDatabase { .. } => Kind::Exhausted,
             Self::Deadline { .. } => Kind::Deadline,
             Self::Record { .. } | Self::File { .. } => Kind::Internal,

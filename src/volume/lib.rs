@@ -28,10 +28,11 @@ pub use mount::{
     CacheChecksum, CacheEviction, MOUNT_OPTIONS, MountConfig, MountOptions, OptionError, OptionSpec, Secret,
 };
 pub use mutable::MutableParams;
-pub use names::{SnapshotId, VolumeId, VolumePath};
+pub use names::{GroupId, SnapshotId, VolumeId, VolumePath};
 pub use params::{Databases, Provisioning, VolumeContext, VolumeParams, check_snapshot_parameters};
 pub use provision::{
-    Listing, Page, Position, Snapshot, SnapshotFilter, SnapshotRequest, Volume, VolumeRequest, Volumes,
+    Group, GroupRequest, Listing, Page, Position, Snapshot, SnapshotFilter, SnapshotRequest, Volume, VolumeRequest,
+    Volumes,
 };
 pub use secrets::VolumeSecrets;
 pub use serve::VolumeMount;

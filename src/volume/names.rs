@@ -39,6 +39,11 @@ pub struct VolumeId(String);
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId(String);
 
+/// The id of a group of snapshots, which is also a file name: the request's name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GroupId(String);
+
 /// Where a volume of its own has its metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
@@ -95,6 +100,23 @@ impl SnapshotId {
     }
 }
 
+impl GroupId {
+    /// Checks an id: 1 to 128 bytes, good as a file name.
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(Self(id("group snapshot id", text)?))
+    }
+
+    /// The id of the group's snapshot number `nth`, which is the same each time.
+    pub fn member(&self, nth: usize) -> SnapshotId {
+        let number = format!("@{nth}");
+        if self.0.len() + number.len() <= MAX_ID {
+            return SnapshotId(format!("{self}{number}"));
+        }
+        // Two groups that came to the same name are told apart by their records.
+        SnapshotId(format!("group-{:032x}{number}", hash(&self.0)))
+    }
+}
+
 fn id(what: &'static str, text: &str) -> Result<String> {
     if text.len() > MAX_ID {
         return Err(Error::Name { what, value: text.chars().take(MAX_ID).collect(), why: "is longer than 128 bytes" });
@@ -134,7 +156,7 @@ macro_rules! text {
         }
     )*};
 }
-text!(VolumeId, SnapshotId);
+text!(VolumeId, SnapshotId, GroupId);
 
 /// A directory below the root of a file system: `a/b`, every component checked, outside of what is reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -190,10 +212,14 @@ pub(crate) fn format_name(request: &str) -> String {
     if is_format_name(request) {
         return request.to_owned();
     }
-    let hash = request.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
+    format!("vol-{:032x}", hash(request))
+}
+
+/// FNV-1a, which stays the same from version to version.
+fn hash(text: &str) -> u128 {
+    text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-    });
-    format!("vol-{hash:032x}")
+    })
 }
 
 #[cfg(test)]
@@ -256,6 +282,18 @@ mod tests {
         assert_eq!(VolumeId::parse("pvc-1").expect("fine").own_file_system().expect("fine"), None);
         for bad in ["fs@", "fs@x@pvc-1", "fs@3@", "fs@3@UP"] {
             assert!(VolumeId::parse(bad).expect("a name").own_file_system().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_group_names_its_snapshots() {
+        let group = |name: &str| GroupId::parse(name).expect("right");
+        assert_eq!(group("g").member(3).as_str(), "g@3");
+        let (long, other) = ("x".repeat(128), "y".repeat(128));
+        for nth in [0, 12_345] {
+            let member = group(&long).member(nth);
+            assert_eq!(SnapshotId::parse(member.as_str()).expect("an id"), member);
+            assert_ne!(group(&other).member(nth), member);
         }
     }
 

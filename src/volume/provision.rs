@@ -4,9 +4,12 @@
 //! record is written first (`creating`) and says `ready` last, each step in between succeeds when it is already done,
 //! and a deletion removes the record last.
 
+mod compare;
 mod content;
 mod directory;
 mod file_system;
+mod flush;
+mod group;
 mod list;
 mod modify;
 mod removal;
@@ -34,6 +37,7 @@ use crate::record::{Record, Recorded, Records, State};
 use crate::secrets::VolumeSecrets;
 use crate::source::Source;
 
+pub use group::{Group, GroupRequest};
 pub use list::{Listing, Page, Position, SnapshotFilter};
 pub use snapshot::{Snapshot, SnapshotRequest};
 
@@ -175,15 +179,19 @@ impl Volumes {
         &self,
         file_system: FileSystem,
         secrets: &VolumeSecrets,
-        deleted: Result<Option<String>>,
+        deleted: Result<impl IntoIterator<Item = String>>,
     ) -> Result<()> {
         self.resume_once(&file_system.meta, secrets);
-        if let Ok(Some(aside)) = deleted {
-            self.removals.wait(self.removals.start(file_system.meta, aside)).await;
-            return Ok(());
+        match deleted.map(Vec::from_iter) {
+            Ok(aside) if !aside.is_empty() => {
+                self.removals.wait(self.removals.start(file_system.meta, aside)).await;
+                Ok(())
+            }
+            deleted => {
+                file_system.meta.drain().await;
+                deleted.map(|_nothing_to_remove| ())
+            }
         }
-        file_system.meta.drain().await;
-        deleted.map(|_nothing_to_remove| ())
     }
 
     /// The file system of a volume that may exist; `None` when it certainly does not.

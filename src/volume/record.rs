@@ -2,7 +2,7 @@
 //! any controller, today's or tomorrow's, recognises a repeated request and finishes what a crash interrupted.
 //!
 //! `/.stead/volumes/<id>` is an empty file; the record is the JSON in its extended attribute `user.stead.request`. So it
-//! is for snapshots, below `/.stead/snapshot-records`.
+//! is for snapshots, below `/.stead/snapshot-records`, and for groups of them, below `/.stead/group-records`.
 //! A volume with a file system of its own has the attribute at its root, so that a workload finds an empty directory.
 //! Creating the attribute is the atomic claim: of two controllers, one writes it and the other reads it.
 
@@ -18,7 +18,7 @@ use stead_meta::store::Cursor;
 
 use crate::error::{Error, Result};
 use crate::mutable::MutableParams;
-use crate::names::{SnapshotId, VolumeId, VolumePath};
+use crate::names::{GroupId, SnapshotId, VolumeId, VolumePath};
 use crate::source::Source;
 
 const ATTRIBUTE: &[u8] = b"user.stead.request";
@@ -40,11 +40,16 @@ pub(crate) trait Recorded: Clone + Serialize + DeserializeOwned {
         Ok(false)
     }
 
+    fn state(&self) -> State;
+}
+
+/// What is made by cloning a tree.
+pub(crate) trait Cloned: Recorded {
     /// The top of a clone under way, so that what a death leaves of it can be found.
     fn cloning(&mut self) -> &mut Option<u64>;
 }
 
-/// How far a volume or snapshot got.
+/// How far a volume, snapshot or group got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
@@ -97,6 +102,12 @@ impl Recorded for Record {
         Ok(id.own_file_system()?.is_some())
     }
 
+    fn state(&self) -> State {
+        self.state
+    }
+}
+
+impl Cloned for Record {
     fn cloning(&mut self) -> &mut Option<u64> {
         &mut self.cloning
     }
@@ -111,6 +122,9 @@ pub(crate) struct SnapshotRecord {
     pub(crate) volume: VolumeId,
     /// When the clone began: what was committed before is in it.
     pub(crate) created: Timestamp,
+    /// The group that it is part of, and goes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<GroupId>,
     /// Bytes and inodes that its content counts in a quota; 0 until it is complete.
     pub(crate) size: u64,
     pub(crate) inodes: u64,
@@ -127,8 +141,45 @@ impl Recorded for SnapshotRecord {
         SnapshotId::parse(text)
     }
 
+    fn state(&self) -> State {
+        self.state
+    }
+}
+
+impl Cloned for SnapshotRecord {
     fn cloning(&mut self) -> &mut Option<u64> {
         &mut self.cloning
+    }
+}
+
+/// A group of snapshots: member number n is of the volume number n.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GroupRecord {
+    pub(crate) state: State,
+    /// In order, each once.
+    pub(crate) volumes: Vec<VolumeId>,
+    /// When the members were taken, as far as they are.
+    pub(crate) created: Timestamp,
+}
+
+impl Recorded for GroupRecord {
+    const THING: &'static str = "group snapshot";
+    const DIRECTORY: &'static str = "/.stead/group-records";
+    type Id = GroupId;
+
+    fn parse_id(text: &str) -> Result<GroupId> {
+        GroupId::parse(text)
+    }
+
+    fn state(&self) -> State {
+        self.state
+    }
+}
+
+impl GroupRecord {
+    pub(crate) fn members(&self, id: &GroupId) -> Vec<SnapshotId> {
+        (0..self.volumes.len()).map(|nth| id.member(nth)).collect()
     }
 }
 
@@ -184,6 +235,12 @@ impl<'a> Records<'a, SnapshotRecord> {
     }
 }
 
+impl<'a> Records<'a, GroupRecord> {
+    pub(crate) fn of_groups(meta: &'a Meta) -> Self {
+        Self { meta, of: PhantomData }
+    }
+}
+
 impl<R: Recorded> Records<'_, R> {
     pub(crate) fn not_found(id: &R::Id) -> Error {
         Error::NotFound { thing: R::THING, id: id.to_string() }
@@ -198,6 +255,16 @@ impl<R: Recorded> Records<'_, R> {
         match self.file(id).await? {
             Some(file) => self.read(id, file).await,
             None => Ok(None),
+        }
+    }
+
+    /// A record of something that is all there.
+    pub(crate) async fn complete(&self, id: &R::Id) -> Result<R> {
+        let record = self.find(id).await?.ok_or_else(|| Self::not_found(id))?;
+        match record.state() {
+            State::Ready => Ok(record),
+            State::Creating => Err(Error::NotReady { thing: R::THING, id: id.to_string() }),
+            State::Deleting => Err(Self::being_deleted(id)),
         }
     }
 

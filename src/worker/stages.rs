@@ -311,6 +311,7 @@ async fn start_session(
     })?;
     meta.set_slice_remover(Arc::new(Remover(Arc::clone(chunks))));
     if !options.read_only {
+        meta.hear_flush_requests().await;
         let sid = match before {
             None => meta.start_session().await?,
             Some(sid) => meta.resume_session(sid).await?,

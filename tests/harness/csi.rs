@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use stead_csi::proto::controller_client::ControllerClient;
+use stead_csi::proto::group_controller_client::GroupControllerClient;
 use stead_csi::proto::node_client::NodeClient;
 use stead_csi::proto::volume_capability::access_mode::Mode;
 use stead_csi::proto::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use stead_csi::proto::{
-    CapacityRange, CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeRequest,
-    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, Snapshot, Volume, VolumeCapability,
+    CapacityRange, CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest,
+    DeleteVolumeGroupSnapshotRequest, DeleteVolumeRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest,
+    Snapshot, Volume, VolumeCapability,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -329,6 +331,7 @@ fn capability(access_type: AccessType) -> VolumeCapability {
 pub struct CsiClient {
     runtime: Runtime,
     controller: ControllerClient<Channel>,
+    groups: GroupControllerClient<Channel>,
     node: NodeClient<Channel>,
 }
 
@@ -341,8 +344,9 @@ impl CsiClient {
             let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).expect("a socket's address");
             eventually("a connection", Duration::from_secs(10), || runtime.block_on(endpoint.connect()).ok())
         };
-        let (controller, node) = (ControllerClient::new(channel(controller)), NodeClient::new(channel(node)));
-        Self { runtime, controller, node }
+        let (controller, node) = (channel(controller), NodeClient::new(channel(node)));
+        let groups = GroupControllerClient::new(controller.clone());
+        Self { runtime, controller: ControllerClient::new(controller), groups, node }
     }
 
     fn call<T>(&self, future: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
@@ -379,6 +383,28 @@ impl CsiClient {
     pub fn delete_snapshot(&self, snapshot_id: &str, secrets: &Map) -> Result<(), Status> {
         let request = DeleteSnapshotRequest { snapshot_id: snapshot_id.to_owned(), secrets: secrets.clone() };
         self.call(self.controller.clone().delete_snapshot(request)).map(|_empty| ())
+    }
+
+    /// `CreateVolumeGroupSnapshot`; the snapshots in the order of their volumes.
+    pub fn group_snapshot(&self, name: &str, volume_ids: &[&str], secrets: &Map) -> Result<Vec<Snapshot>, Status> {
+        let request = CreateVolumeGroupSnapshotRequest {
+            name: name.to_owned(),
+            source_volume_ids: volume_ids.iter().map(|id| (*id).to_owned()).collect(),
+            secrets: secrets.clone(),
+            ..CreateVolumeGroupSnapshotRequest::default()
+        };
+        let answer = self.call(self.groups.clone().create_volume_group_snapshot(request))?;
+        Ok(answer.group_snapshot.expect("a group that was taken is described").snapshots)
+    }
+
+    /// `DeleteVolumeGroupSnapshot`.
+    pub fn delete_group_snapshot(&self, id: &str, secrets: &Map) -> Result<(), Status> {
+        let request = DeleteVolumeGroupSnapshotRequest {
+            group_snapshot_id: id.to_owned(),
+            secrets: secrets.clone(),
+            ..DeleteVolumeGroupSnapshotRequest::default()
+        };
+        self.call(self.groups.clone().delete_volume_group_snapshot(request)).map(|_empty| ())
     }
 
     /// `NodePublishVolume`.

@@ -11,7 +11,7 @@ use crate::proto;
 
 impl ControllerService {
     /// The file system of the Secret that a call brings, else those that are configured.
-    fn asked(&self, secrets: &HashMap<String, String>) -> Result<Vec<Named>> {
+    pub(super) fn asked(&self, secrets: &HashMap<String, String>) -> Result<Vec<Named>> {
         if !secrets.is_empty() {
             return Ok(vec![Named { name: String::new(), secrets: VolumeSecrets::parse(secrets)? }]);
         }

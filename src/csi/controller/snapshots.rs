@@ -20,8 +20,7 @@ impl ControllerService {
         let volume = VolumeId::parse(&request.source_volume_id)
             .map_err(|_| never_given_out("volume", &request.source_volume_id))?;
         let wanted = SnapshotRequest { name: request.name, volume, secrets };
-        let _turn = self.locks.lock(&key(&wanted.name)).await;
-        let _source = self.locks.share(wanted.volume.as_str()).await;
+        let _turns = self.turns([key(&wanted.name)], [wanted.volume.to_string()]).await;
         let snapshot = self.volumes.create_snapshot(&wanted).await?;
         Ok(proto::CreateSnapshotResponse { snapshot: Some(describe(snapshot)) })
     }
@@ -45,20 +44,30 @@ pub(super) fn key(snapshot: &str) -> String {
     format!("snapshot/{snapshot}")
 }
 
+pub(super) fn source_key(source: &Source) -> String {
+    match source {
+        Source::Snapshot(id) => key(id.as_str()),
+        Source::Volume(id) => id.to_string(),
+    }
+}
+
 pub(super) fn never_given_out(thing: &'static str, id: &str) -> Error {
     stead_volume::Error::NotFound { thing, id: id.to_owned() }.into()
 }
 
 pub(super) fn describe(snapshot: Snapshot) -> proto::Snapshot {
-    let created = Timestamp { seconds: snapshot.created.secs, nanos: snapshot.created.nanos.cast_signed() };
     proto::Snapshot {
         size_bytes: signed(snapshot.size),
         snapshot_id: snapshot.id.to_string(),
         source_volume_id: snapshot.volume.to_string(),
-        creation_time: Some(created),
+        creation_time: Some(time(snapshot.created)),
         ready_to_use: snapshot.ready,
-        group_snapshot_id: String::new(),
+        group_snapshot_id: snapshot.group.map(String::from).unwrap_or_default(),
     }
+}
+
+pub(super) fn time(time: stead_base::Timestamp) -> Timestamp {
+    Timestamp { seconds: time.secs, nanos: time.nanos.cast_signed() }
 }
 
 pub(super) fn parse_source(source: proto::VolumeContentSource) -> Result<Source> {

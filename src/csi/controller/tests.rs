@@ -9,18 +9,18 @@ use crate::proto::volume_capability::access_mode::Mode;
 use crate::proto::volume_capability::{AccessType, BlockVolume};
 use crate::proto::volume_content_source::{SnapshotSource, VolumeSource};
 
-struct Place {
-    dir: tempfile::TempDir,
-    service: ControllerService,
+pub(super) struct Place {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) service: ControllerService,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::configured(false)
     }
 
     /// With or without a directory of file systems, which is empty.
-    fn configured(configured: bool) -> Self {
+    pub(super) fn configured(configured: bool) -> Self {
         let dir = tempfile::tempdir().expect("a place");
         let file_systems = dir.path().join("file-systems");
         std::fs::create_dir(&file_systems).expect("new");
@@ -29,7 +29,7 @@ impl Place {
     }
 
     /// Puts the Secret where the controller finds it.
-    fn configure(&self, name: &str, secrets: &HashMap<String, String>) {
+    pub(super) fn configure(&self, name: &str, secrets: &HashMap<String, String>) {
         let dir = self.dir.path().join("file-systems").join(name);
         std::fs::create_dir_all(&dir).expect("new");
         for (member, value) in secrets {
@@ -56,7 +56,7 @@ impl Place {
         Ok(self.service.get_capacity(Request::new(request)).await?.into_inner().available_capacity)
     }
 
-    fn secrets(&self) -> HashMap<String, String> {
+    pub(super) fn secrets(&self) -> HashMap<String, String> {
         let place = self.dir.path().display();
         map(&[
             ("name", "shared"),
@@ -66,7 +66,7 @@ impl Place {
         ])
     }
 
-    fn request(&self, name: &str, required_bytes: i64) -> proto::CreateVolumeRequest {
+    pub(super) fn request(&self, name: &str, required_bytes: i64) -> proto::CreateVolumeRequest {
         proto::CreateVolumeRequest {
             name: name.to_owned(),
             capacity_range: Some(proto::CapacityRange { required_bytes, limit_bytes: 0 }),
@@ -76,7 +76,7 @@ impl Place {
         }
     }
 
-    async fn create(&self, request: proto::CreateVolumeRequest) -> Result<proto::Volume, Status> {
+    pub(super) async fn create(&self, request: proto::CreateVolumeRequest) -> Result<proto::Volume, Status> {
         let response = self.service.create_volume(Request::new(request)).await?;
         Ok(response.into_inner().volume.expect("always there"))
     }
@@ -94,7 +94,12 @@ impl Place {
         proto::CreateVolumeRequest { volume_content_source: Some(source.clone()), ..self.request(name, 1 << 30) }
     }
 
-    async fn snapshot(&self, name: &str, volume: &str, with: &[(&str, &str)]) -> Result<proto::Snapshot, Status> {
+    pub(super) async fn snapshot(
+        &self,
+        name: &str,
+        volume: &str,
+        with: &[(&str, &str)],
+    ) -> Result<proto::Snapshot, Status> {
         let request = proto::CreateSnapshotRequest {
             source_volume_id: volume.to_owned(),
             name: name.to_owned(),
@@ -105,7 +110,7 @@ impl Place {
         Ok(response.into_inner().snapshot.expect("always there"))
     }
 
-    async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
+    pub(super) async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
         let request = proto::DeleteSnapshotRequest { snapshot_id: id.to_owned(), secrets: self.secrets() };
         self.service.delete_snapshot(Request::new(request)).await.map(|_| ())
     }
@@ -130,7 +135,7 @@ impl Place {
     }
 }
 
-fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+pub(super) fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 

@@ -163,13 +163,16 @@ impl Meta {
 
     fn describe_session(&self) -> Bytes {
         let options = &self.options;
-        let info = json!({
+        let mut info = json!({
             "Version": options.version,
             "HostName": options.host_name,
             "MountPoint": options.mount_point.to_string_lossy(),
             "MountTime": rfc3339(self.now()),
             "ProcessID": options.pid,
         });
+        if self.hears_flush_requests() {
+            info[super::flush::ROOT] = self.root.0.into();
+        }
         Bytes::from(info.to_string())
     }
 }

@@ -7,6 +7,7 @@ mod compact;
 mod copy;
 mod create;
 mod data;
+mod flush;
 mod jobs;
 mod leaks;
 mod locks;

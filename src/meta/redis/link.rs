@@ -27,7 +27,7 @@ const PIPELINE: usize = 1024;
 /// A server and the connection to it.
 #[derive(Debug)]
 pub(super) struct Link {
-    locator: Locator,
+    locator: Arc<Locator>,
     config: AsyncConnectionConfig,
     tuning: RedisTuning,
     engine: String,
@@ -69,7 +69,7 @@ impl Link {
             .then(|| Arc::new(Tracking::new(locator.prefix(), tuning.client_cache_expire, Arc::clone(seeds))));
         let link = Self {
             tracking,
-            locator,
+            locator: Arc::new(locator),
             config,
             tuning,
             engine: url.to_string(),
@@ -87,7 +87,7 @@ impl Link {
     }
 
     /// Where the server is.
-    pub(super) fn locator(&self) -> &Locator {
+    pub(super) fn locator(&self) -> &Arc<Locator> {
         &self.locator
     }
 

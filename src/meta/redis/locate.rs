@@ -110,25 +110,46 @@ impl Locator {
         Ok(())
     }
 
+    /// The number of the volume's database.
+    pub(super) fn db(&self) -> u32 {
+        self.db
+    }
+
     /// A connection to the server that has the volume now.
     pub(super) async fn connect(&self, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, Fault> {
+        self.connect_as(&self.login, config).await
+    }
+
+    /// The same for what the server says by itself, which needs version 6.
+    pub(super) async fn connect_to_listen(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, Fault> {
+        self.connect_as(&self.login.clone().set_protocol(ProtocolVersion::RESP3), config).await
+    }
+
+    async fn connect_as(
+        &self,
+        login: &RedisConnectionInfo,
+        config: &AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, Fault> {
         match &self.servers {
             RedisServers::Socket { path } => {
-                let login = self.login.clone().set_db(self.db.into());
+                let login = login.clone().set_db(self.db.into());
                 self.open(ConnectionAddr::Unix(path.clone()), login, config).await
             }
             RedisServers::Single { host, port } => {
-                let login = self.login.clone().set_db(self.db.into());
+                let login = login.clone().set_db(self.db.into());
                 self.reach(&(host.clone(), *port), login, config).await
             }
             RedisServers::Sentinel { master, .. } => {
                 let node = self.first_answer(|sentinel| self.ask_sentinel(master, sentinel)).await?;
-                let login = self.login.clone().set_db(self.db.into());
+                let login = login.clone().set_db(self.db.into());
                 self.master(&node, login, config).await
             }
             RedisServers::Cluster { .. } => {
                 let node = self.first_answer(|node| self.ask_node(node)).await?;
-                self.master(&node, self.login.clone(), config).await
+                self.master(&node, login.clone(), config).await
             }
         }
     }
@@ -230,7 +251,7 @@ impl Locator {
         login: RedisConnectionInfo,
         config: &AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, Fault> {
-        let explain = |error: RedisError| Fault::of_connecting(&self.engine, &self.engine, &error);
+        let explain = |error: RedisError| self.explain(&error);
         // Requests are small and many are under way: none is to wait for the acknowledgement of the one before.
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = address.into_connection_info().map_err(explain)?.set_redis_settings(login).set_tcp_settings(tcp);
@@ -249,7 +270,11 @@ impl Locator {
         question: &redis::Cmd,
     ) -> Result<T, Fault> {
         let answer = question.query_async(connection).await;
-        answer.map_err(|error| Fault::of_connecting(&self.engine, &self.engine, &error))
+        answer.map_err(|error| self.explain(&error))
+    }
+
+    pub(super) fn explain(&self, error: &RedisError) -> Fault {
+        Fault::of_connecting(&self.engine, &self.engine, error)
     }
 
     fn not_now(&self, why: String) -> Fault {

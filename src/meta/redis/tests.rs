@@ -4,6 +4,7 @@ mod away;
 mod damage;
 mod golden;
 mod groups;
+mod notices;
 mod proxy;
 mod scans;
 mod speed;

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::directory;
 use crate::error::{Error, Result};
 use crate::names::VolumeId;
-use crate::record::{Record, Recorded, Records, SnapshotRecord, State, found};
+use crate::record::{Cloned, Record, Records, SnapshotRecord, found};
 use crate::source::Source;
 
 /// Where the trees of snapshots lie: outside of every volume, so in nobody's quota and in no pod's sight.
@@ -44,13 +44,12 @@ impl Source {
         match self {
             Self::Volume(id) => {
                 refuse_own_file_system(id)?;
-                let record = complete(&Records::of(meta), id, |record: &Record| record.state).await?;
+                let record = Records::of(meta).complete(id).await?;
                 let path = record.volume_path()?.ok_or_else(|| Records::<Record>::not_found(id))?;
                 directory::find(meta, &path).await?.ok_or_else(|| Records::<Record>::not_found(id))
             }
             Self::Snapshot(id) => {
-                let records = Records::of_snapshots(meta);
-                complete(&records, id, |record: &SnapshotRecord| record.state).await?;
+                Records::of_snapshots(meta).complete(id).await?;
                 let tree = found(meta.resolve_path(&format!("{SNAPSHOTS}/{id}")).await)?;
                 tree.map(|(tree, _)| tree).ok_or_else(|| Records::<SnapshotRecord>::not_found(id))
             }
@@ -84,7 +83,7 @@ impl Source {
     }
 
     /// Clones the tree, with its owners, modes and times. It has its name when all of it is there.
-    pub(super) async fn clone_to<R: Recorded>(
+    pub(super) async fn clone_to<R: Cloned>(
         &self,
         meta: &Meta,
         (parent, name): (Ino, &[u8]),
@@ -111,7 +110,7 @@ impl Source {
 }
 
 /// Removes what a death left of the clone that a record speaks of.
-pub(super) async fn discard<R: Recorded>(meta: &Meta, record: &mut R) -> Result<()> {
+pub(super) async fn discard<R: Cloned>(meta: &Meta, record: &mut R) -> Result<()> {
     match record.cloning().take() {
         Some(top) => Ok(meta.discard_clone(Ino(top)).await?),
         None => Ok(()),
@@ -126,14 +125,5 @@ pub(super) fn refuse_own_file_system(id: &VolumeId) -> Result<()> {
             Err(Error::Unsupported { what: "a snapshot or clone of a volume with a file system of its own", why })
         }
         Err(_never_given_out) => Err(Records::<Record>::not_found(id)),
-    }
-}
-
-async fn complete<R: Recorded>(records: &Records<'_, R>, id: &R::Id, state: impl Fn(&R) -> State) -> Result<R> {
-    let record = records.find(id).await?.ok_or_else(|| Records::<R>::not_found(id))?;
-    match state(&record) {
-        State::Ready => Ok(record),
-        State::Creating => Err(Error::NotReady { thing: R::THING, id: id.to_string() }),
-        State::Deleting => Err(Records::<R>::being_deleted(id)),
     }
 }

@@ -9,6 +9,7 @@ use stead_meta::ops::{Caller, Meta};
 use tracing::{info, warn};
 
 use super::content::discard;
+use super::flush::write_back;
 use super::modify::check_quota_works;
 use super::removal::put_aside;
 use super::{Volume, VolumeRequest, Volumes, check_repeat};
@@ -99,6 +100,9 @@ async fn check_source(
 }
 
 async fn clone(source: &Source, id: &VolumeId, path: &VolumePath, record: &mut Record, meta: &Meta) -> Result<()> {
+    if let Source::Volume(_) = source {
+        write_back(meta, &[source.tree(meta).await?]).await;
+    }
     let (parent, name) = split(path);
     let parent = meta.make_dirs(&parent, record.mode, record.uid, record.gid).await?;
     source.clone_to(meta, (parent, name), &Records::of(meta), (id, record)).await

@@ -63,12 +63,14 @@ impl Drop for Claim {
 }
 
 impl Removals {
-    /// Removes what was put aside, in the background. It belongs to the task: it drains `meta` at its end.
-    pub(super) fn start(&self, meta: Arc<Meta>, aside: String) -> JoinHandle<()> {
+    /// Removes what was put aside, in the background. `meta` belongs to the task, which drains it at its end.
+    pub(super) fn start(&self, meta: Arc<Meta>, aside: Vec<String>) -> JoinHandle<()> {
         let me = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = me.remove(&meta, &aside).await {
-                me.failed(&meta.format().uuid, &error);
+            for aside in aside {
+                if let Err(error) = me.remove(&meta, &aside).await {
+                    me.failed(&meta.format().uuid, &error);
+                }
             }
             meta.drain().await;
         })

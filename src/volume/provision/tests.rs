@@ -9,6 +9,8 @@ use super::*;
 use crate::error::Kind;
 use crate::record::found;
 
+mod compare;
+mod groups;
 mod removals;
 mod snapshots;
 

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::away::nothing_is_lost_or_doubled;
+use super::notices::Listener;
 use super::*;
 use crate::redis::server::{free_port, patiently};
 use crate::url::RedisUrl;
@@ -221,6 +222,9 @@ async fn the_contract_holds_in_a_cluster() {
     crate::contract::check(cluster.store(&[0, 2]).await).await;
     // A single node is recognised, and sees the same volume under the same names.
     put(&*cluster.store(&[0, 2]).await, vec![Write::SetAttr(Ino(7), attr(NodeType::File, 3))]).await;
+    let listener = Listener::with(cluster.store(&[0]).await).await;
+    cluster.store(&[2]).await.notify().await.expect("said");
+    listener.hears(1).await;
     let found = cluster.store(&[2]).await.read(&[Key::Attr(Ino(7))]).await.expect("read");
     assert_eq!(found, [Some(Record::Attr(attr(NodeType::File, 3)))]);
     let keys: Vec<String> = ask(&cluster.masters[OWNER], &[b"KEYS", b"{1}i*"]).await;
