@@ -8,7 +8,9 @@ use crate::exit::Failure;
 /// Services log what they do; commands that a person waits for only what goes wrong.
 pub(crate) fn init(cli: &Cli) -> Result<(), Failure> {
     let usual = match cli.command {
-        Command::Mount(_) | Command::Controller(_) | Command::Node(_) | Command::Worker(_) => "info",
+        Command::Mount(_) | Command::Controller(_) | Command::Node(_) | Command::Runner(_) | Command::Worker(_) => {
+            "info"
+        }
         _ if cli.quiet => "error",
         _ => "warn",
     };

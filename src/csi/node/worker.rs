@@ -115,10 +115,11 @@ impl Workers {
     ) -> Result<(Channel, Process, Told)> {
         let (channel, process) = self.launcher.start(self.open_log(id)?).await?;
         match self.hand_over(id, order, fds, &channel).await {
-            Ok((pid, told)) => {
+            Ok(told) => {
+                // What the worker takes for its number may be that of another pid namespace.
+                let pid = process.pid();
                 info!(volume = %id, pid, order = order.kind(), "worker serves");
-                let pid = i32::try_from(pid).ok().and_then(ProcessId::of);
-                self.state.save_worker(id, pid)?;
+                self.state.save_worker(id, pid.and_then(ProcessId::of))?;
                 Ok((channel, process, told))
             }
             Err(error) => {
@@ -129,10 +130,10 @@ impl Workers {
         }
     }
 
-    async fn hand_over(&self, id: &VolumeId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<(u32, Told)> {
+    async fn hand_over(&self, id: &VolumeId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<Told> {
         channel.send(order, fds).await?;
         match tokio::time::timeout(START, channel.recv()).await {
-            Ok(Ok((Message::Serving { pid, session }, mut fds))) => Ok((pid, Told { session, segment: fds.pop() })),
+            Ok(Ok((Message::Serving { pid: _, session }, mut fds))) => Ok(Told { session, segment: fds.pop() }),
             Ok(Ok((Message::Failed { stage, error, exit_code }, _))) => {
                 Err(self.failed(id, &stage, &error, Some(exit_code)))
             }
@@ -162,7 +163,10 @@ impl Workers {
         if peer.uid != self.launcher.uid() {
             return Err(refused("workers run as another user"));
         }
-        if recorded.is_none_or(|worker| peer.pid != 0 && (worker.pid != peer.pid || !worker.is_alive())) {
+        if peer.pid == 0 {
+            return Err(refused("its process is not seen from here: share the machine's pid namespace (hostPID)"));
+        }
+        if recorded.is_none_or(|worker| worker.pid != peer.pid || !worker.is_alive()) {
             return Err(refused("it is not the worker that was started"));
         }
         let Resumed { config, session, device, segment } = told;
