@@ -326,6 +326,9 @@ pub(crate) struct RunnerArgs {
     /// The socket to listen on; workers find the node service in the same directory
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: PathBuf,
+    /// Start one worker and end when that has; its log goes to standard error, too
+    #[arg(long)]
+    pub(crate) once: bool,
     /// User that workers run as, if this is root
     #[arg(long, value_name = "UID", default_value_t = 65532)]
     pub(crate) worker_uid: u32,

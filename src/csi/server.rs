@@ -41,8 +41,13 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves `routes` on `endpoint` until `stop` is cancelled, then lets calls in progress end.
+/// Serves `routes` on `endpoint` until `stop` is cancelled, then lets calls in progress end. Makes the socket's directory,
+/// since the kubelet makes none for a plugin.
 pub(crate) async fn serve(endpoint: &str, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
+    if let Some(directory) = socket_path(endpoint).ok().as_deref().and_then(Path::parent) {
+        // Where that cannot be done, listening there says why.
+        let _unmade = std::fs::create_dir_all(directory);
+    }
     serve_through(endpoint, routes, stop, |connection| connection).await
 }
 
@@ -103,11 +108,7 @@ async fn listen(path: &Path) -> Result<UnixListener, String> {
         Ok(found) if !found.file_type().is_socket() => return Err("the file exists and is no socket".to_owned()),
         Ok(_) if UnixStream::connect(path).await.is_ok() => return Err("another process serves it".to_owned()),
         Ok(_) => std::fs::remove_file(path).map_err(|error| format!("stale socket: {error}"))?,
-        Err(_absent) => {
-            // The kubelet makes no directory for a plugin.
-            let directory = path.parent().unwrap_or(Path::new("/"));
-            std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-        }
+        Err(_absent) => {}
     }
     UnixListener::bind(path).map_err(|error| error.to_string())
 }
@@ -139,7 +140,5 @@ mod tests {
         std::fs::write(&file, "precious").expect("new");
         assert!(listen(&file).await.is_err());
         assert_eq!(std::fs::read(&file).expect("still there"), b"precious");
-        let missing = dir.path().join("plugins/csi.steadfast.io/csi.sock");
-        listen(&missing).await.expect("its directory is made");
     }
 }

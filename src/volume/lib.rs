@@ -18,6 +18,7 @@ mod record;
 mod secrets;
 mod serve;
 mod source;
+mod worker;
 
 pub use capacity::CapacityRange;
 pub use configured::{FileSystems, Named};
@@ -37,3 +38,4 @@ pub use provision::{
 pub use secrets::VolumeSecrets;
 pub use serve::VolumeMount;
 pub use source::Source;
+pub use worker::{WorkerCache, WorkerSetting, WorkerSettings, is_absolute, is_name, is_quantity};

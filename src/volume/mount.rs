@@ -9,6 +9,8 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 use stead_base::{ByteSize, parse_duration};
 
+use crate::worker::WorkerSettings;
+
 /// A text that appears in no log and no error.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret(pub String);
@@ -43,6 +45,9 @@ pub struct MountConfig {
     pub owns_mount: bool,
     /// The options of the mount.
     pub options: MountOptions,
+    /// For the pods of its workers.
+    #[serde(default)]
+    pub worker: WorkerSettings,
 }
 
 /// The options of a mount, with the names and defaults of the Go client.

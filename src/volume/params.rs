@@ -7,6 +7,7 @@ use tracing::info;
 use crate::error::{Error, Result};
 use crate::mount::MountOptions;
 use crate::names::VolumePath;
+use crate::worker::WorkerSettings;
 
 /// Keys that external-provisioner and kubelet add, and what Kubernetes keeps for itself.
 const KUBERNETES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
@@ -71,6 +72,8 @@ pub struct VolumeParams {
     pub inodes: Option<u64>,
     /// Mount options for every use of the volume, checked, as they were written.
     pub mount_options: String,
+    /// For the pods of its workers.
+    pub worker: WorkerSettings,
 }
 
 impl VolumeParams {
@@ -83,6 +86,7 @@ impl VolumeParams {
         let mut kind = "directory";
         let (mut pattern, mut databases) = (None, None);
         let (mut mode, mut uid, mut gid, mut inodes, mut mount_options) = (0o777, 0, 0, None, String::new());
+        let mut worker = WorkerSettings::default();
         for (name, value) in given.sorted() {
             match name {
                 PROVISIONING => kind = value,
@@ -93,6 +97,7 @@ impl VolumeParams {
                 "gid" => gid = given.parsed(name, number, "a group id")?,
                 "inodes" => inodes = Some(given.parsed(name, number, "a number of inodes")?),
                 MOUNT_OPTIONS => value.clone_into(&mut mount_options),
+                _ if worker.set(name, value)? => {}
                 _ => accept_other(name, value)?,
             }
         }
@@ -106,7 +111,7 @@ impl VolumeParams {
             ("filesystem", ..) => return Err(given.wrong("pathPattern", "used with provisioning: directory only")),
             _ => return Err(given.wrong(PROVISIONING, "directory or filesystem")),
         };
-        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options })
+        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options, worker })
     }
 }
 
@@ -218,6 +223,8 @@ pub struct VolumeContext {
     pub path: Option<VolumePath>,
     /// Mount options, comma-separated.
     pub mount_options: String,
+    /// For the pods of its workers.
+    pub worker: WorkerSettings,
 }
 
 impl VolumeContext {
@@ -233,6 +240,7 @@ impl VolumeContext {
                 PATH | "subPath" if value.is_empty() => {}
                 PATH | "subPath" => context.path = Some(VolumePath::parse(value)?),
                 MOUNT_OPTIONS => value.clone_into(&mut context.mount_options),
+                _ if context.worker.set(name, value)? => {}
                 // Only what makes a volume; its use is the same.
                 PROVISIONING | "pathPattern" | "databases" | "mode" | "uid" | "gid" | "inodes" => {}
                 _ => accept_other(name, value)?,
@@ -250,6 +258,7 @@ impl VolumeContext {
         if !self.mount_options.is_empty() {
             attributes.insert(MOUNT_OPTIONS.to_owned(), self.mount_options.clone());
         }
+        attributes.extend(self.worker.attributes());
         attributes
     }
 }
@@ -300,6 +309,7 @@ mod tests {
             (map(&[("provisioning", "filesystem"), ("pathPattern", "x")]), "directory only"),
             (map(&[("mountOptions", "cache-sise=1")]), "cache-sise"),
             (map(&[("share", "pod")]), "share"),
+            (map(&[("workerCpuLimit", "lots")]), "\"lots\" is not a number of processors"),
             (map(&[("pathPattern", "${.pvc.name}")]), "--extra-create-metadata"),
             (map(&[("pathPattern", "${.pvc.labels.x}")]), "made of text and"),
             (map(&[("pathPattern", "${.pvc.name")]), "closed"),
@@ -324,8 +334,9 @@ mod tests {
 
     #[test]
     fn the_attributes_of_a_volume_come_back_as_they_went_out() {
-        let context =
-            VolumeContext { path: Some(VolumePath::parse("a/b").expect("right")), mount_options: "ro".to_owned() };
+        let path = Some(VolumePath::parse("a/b").expect("right"));
+        let mut context = VolumeContext { path, mount_options: "ro".to_owned(), ..VolumeContext::default() };
+        assert!(context.worker.set("workerCpuLimit", "2").expect("right"));
         assert_eq!(VolumeContext::parse(&context.attributes("directory")).expect("ours"), context);
         let static_volume = map(&[("csi.storage.k8s.io/pod.name", "p"), ("juicefs/mount-image", "x")]);
         assert_eq!(VolumeContext::parse(&static_volume).expect("fine"), VolumeContext::default());

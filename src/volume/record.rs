@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::mutable::MutableParams;
 use crate::names::{GroupId, SnapshotId, VolumeId, VolumePath};
 use crate::source::Source;
+use crate::worker::WorkerSettings;
 
 const ATTRIBUTE: &[u8] = b"user.stead.request";
 const PAGE: usize = 1000;
@@ -79,6 +80,8 @@ pub(crate) struct Record {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mount_options: String,
+    #[serde(default, skip_serializing_if = "WorkerSettings::is_empty")]
+    pub(crate) worker: WorkerSettings,
     /// What it began with; `None` = empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<Source>,
@@ -206,6 +209,7 @@ impl Record {
             ("uid", self.uid.to_string(), other.uid.to_string()),
             ("gid", self.gid.to_string(), other.gid.to_string()),
             ("mountOptions", self.mount_options.clone(), other.mount_options.clone()),
+            ("settings of workers", format!("{:?}", self.worker), format!("{:?}", other.worker)),
             ("content source", Source::described(self.source.as_ref()), Source::described(other.source.as_ref())),
         ];
         match members.into_iter().find(|(_, existing, requested)| existing != requested) {

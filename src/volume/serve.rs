@@ -51,6 +51,7 @@ impl VolumeMount {
             mount_point: PathBuf::new(),
             owns_mount: false,
             options,
+            worker: context.worker,
         };
         Ok(Self { name, config })
     }

@@ -10,7 +10,7 @@ use stead_keeper::mount::{self as kernel, MountSpec};
 use stead_keeper::{Message, mount_unprivileged, umount_unprivileged};
 use stead_meta::ops::Meta;
 use stead_meta::url::{ConnectOptions, connect};
-use stead_volume::{MountConfig, MountOptions, Secret};
+use stead_volume::{MountConfig, MountOptions, Secret, WorkerSettings};
 use stead_worker::End;
 use tracing::warn;
 
@@ -58,6 +58,7 @@ async fn configure(args: &MountArgs) -> Result<(MountConfig, String), Failure> {
         mount_point,
         owns_mount: true,
         options,
+        worker: WorkerSettings::default(),
     };
     Ok((config, name))
 }

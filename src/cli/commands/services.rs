@@ -1,9 +1,11 @@
 //! The processes that serve: controller, node, worker.
 
-use std::path::PathBuf;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 
 use stead_csi::{ControllerConfig, NodeConfig, WorkerMode, run_controller, run_node};
 use stead_keeper::launch::WorkerLaunch;
+use tokio_util::sync::CancellationToken;
 
 use super::environment;
 use crate::args::{ControllerArgs, NodeArgs, RunnerArgs, WorkerArgs};
@@ -40,8 +42,25 @@ pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
 pub(crate) async fn runner(args: RunnerArgs) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
     let launch = WorkerLaunch { exe: own_program()?, uid: args.worker_uid, gid: args.worker_gid };
+    if args.once {
+        return one_worker(&args.socket, launch, stop).await;
+    }
     let ran = stead_keeper::runner::run(&args.socket, launch, stop.cancelled_owned()).await;
     ran.map_err(|error| Failure::general(error.to_string()))
+}
+
+/// Fails as its worker does, so that a pod shows it.
+async fn one_worker(socket: &Path, launch: WorkerLaunch, stop: CancellationToken) -> Result<(), Failure> {
+    let ran = stead_keeper::runner::run_once(socket, launch, stop.cancelled_owned()).await;
+    match ran.map_err(|error| Failure::general(error.to_string()))? {
+        Some(status) if !status.success() => {
+            // As shells do it.
+            let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+            let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            Err(Failure::with_code(code, format!("the worker has ended: {status}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn own_program() -> Result<PathBuf, Failure> {

@@ -159,7 +159,7 @@ impl Workers {
         match self.hand_over(id, order, fds, &channel).await {
             Ok(told) => {
                 // What the worker takes for its number may be one of a pid namespace of its own.
-                let pid = process.id();
+                let pid = process.pid();
                 info!(volume = %id, pid, order = order.kind(), "worker serves");
                 self.record(id, pid.and_then(ProcessId::of), matches!(order, Message::Adopt { .. }))?;
                 Ok((channel, process, told))
@@ -220,7 +220,10 @@ impl Workers {
         if peer.uid != self.launcher.uid() {
             return Err(refused("workers run as another user"));
         }
-        if recorded.is_none_or(|worker| peer.pid != 0 && (worker.pid != peer.pid || !worker.is_alive())) {
+        if peer.pid == 0 {
+            return Err(refused("its process is not seen from here: share the machine's pid namespace (hostPID)"));
+        }
+        if recorded.is_none_or(|worker| worker.pid != peer.pid || !worker.is_alive()) {
             return Err(refused("it is not the worker that was started"));
         }
         let Resumed { config, session, device, segment } = told;
