@@ -16,6 +16,7 @@ declare -A ABOUT=(
   [build]="the release binary"
   [sanity]="csi-sanity 5.6.0 on Redis + MinIO and on SQLite + directory"
   [provision]="kill -9 of the controller while it snapshots, restores and deletes"
+  [observe]="metrics, health, the list of volumes, logs and the dashboard; a storage that cannot be written"
   [compat]="volumes back and forth with the Go client 1.4.2"
   [badinput]="wrong input: clear errors, soon, nothing left behind; an engine that is away for a while"
   [background]="stead mount -d; SIGTERM"
@@ -28,8 +29,8 @@ declare -A ABOUT=(
   [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers; a directory of 200,000 entries"
 )
 # Minutes after which a suite is stopped, so that a hang costs minutes: well above what it takes on two processors.
-declare -A BUDGET=([unit]=25 [sanity]=5 [provision]=5 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [handover]=8 [faults]=15 [apps]=15 [posix]=20 [tree]=15)
-STAGES=(fmt clippy deny unit build sanity provision compat badinput background model crash handover faults apps posix tree)
+declare -A BUDGET=([unit]=25 [sanity]=5 [provision]=5 [observe]=4 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [handover]=8 [faults]=15 [apps]=15 [posix]=20 [tree]=15)
+STAGES=(fmt clippy deny unit build sanity provision observe compat badinput background model crash handover faults apps posix tree)
 PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr e2fsprogs python3-venv sqlite3 jq openssl
   stress-ng dbench fio postgresql)
 GO_FALLBACK=go1.26.8
@@ -165,7 +166,7 @@ suite() {
   STEAD_BIN=$WORK/bin/stead \
     limited "$1" cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1 "${FULL[@]}"
 }
-for name in sanity provision compat badinput background model crash handover faults apps posix tree; do
+for name in sanity provision observe compat badinput background model crash handover faults apps posix tree; do
   eval "stage_$name() { suite $name; }"
 done
 

@@ -5,7 +5,7 @@ mod upkeep;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stead_volume::MOUNT_OPTIONS;
 
 pub(crate) use mounted::{BenchArgs, CloneArgs, CompactArgs, InfoArgs, RmrArgs, StatsArgs, SummaryArgs, WarmupArgs};
@@ -102,7 +102,7 @@ pub(crate) enum Command {
     /// Serve the CSI identity and controller services on a unix socket
     Controller(ControllerArgs),
     /// Serve the CSI identity and node services on a unix socket; mounts volumes, so it needs root. SIGHUP replaces workers
-    Node(NodeArgs),
+    Node(Box<NodeCommand>),
     /// Start workers for a node service that runs elsewhere; needs no privilege
     Runner(RunnerArgs),
     /// Serve one mount whose FUSE descriptor comes over a socket; started by `stead node`
@@ -211,7 +211,7 @@ pub(crate) struct MountArgs {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MountFlags(pub(crate) Vec<(&'static str, String)>);
 
-impl clap::FromArgMatches for MountFlags {
+impl FromArgMatches for MountFlags {
     fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
         let given = MOUNT_OPTIONS.iter().filter_map(|spec| {
             let value = match spec.value {
@@ -291,6 +291,54 @@ pub(crate) struct ServiceArgs {
     /// Serve `/metrics` and `/healthz` on this address, such as 0.0.0.0:9568
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
+}
+
+/// The service with its options, or something about it with other ones.
+#[derive(Debug)]
+pub(crate) enum NodeCommand {
+    Serve(NodeArgs),
+    List(NodeListArgs),
+}
+
+const NODE_LIST: &str = "ls";
+
+impl FromArgMatches for NodeCommand {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some((NODE_LIST, matches)) => NodeListArgs::from_arg_matches(matches).map(Self::List),
+            _ => NodeArgs::from_arg_matches(matches).map(Self::Serve),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for NodeCommand {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let list = clap::Command::new(NODE_LIST)
+            .about("List the volumes on this node with their workers and pods, also while no node service runs");
+        NodeArgs::augment_args(command)
+            .subcommand(NodeListArgs::augment_args(list))
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeListArgs {
+    /// Where the node service keeps mounts and their records
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/steadfast")]
+    pub(crate) state_dir: PathBuf,
+    /// For programs
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -394,5 +442,26 @@ mod tests {
         assert_eq!(args.fuse_options, ["allow_other,ro"]);
         let given: Vec<_> = args.options.0.iter().map(|(name, value)| (*name, value.as_str())).collect();
         assert_eq!(given, [("read-only", ""), ("cache-size", "1024"), ("buffer-size", "64")]);
+    }
+
+    fn node(arguments: &[&str]) -> Result<NodeCommand, clap::Error> {
+        Cli::try_parse_from([&["stead", "node"], arguments].concat()).map(|cli| match cli.command {
+            Command::Node(command) => *command,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_node_serves_or_lists() {
+        let served = node(&["--endpoint", "unix:///s", "--node-id", "n", "--state-dir", "/d"]).expect("complete");
+        assert!(
+            matches!(served, NodeCommand::Serve(args) if args.node_id == "n" && args.state_dir.as_path() == std::path::Path::new("/d"))
+        );
+        assert!(node(&["--endpoint", "unix:///s"]).is_err());
+        let listed = node(&["ls", "--json", "--state-dir", "/d"]).expect("complete");
+        assert!(
+            matches!(listed, NodeCommand::List(args) if args.json && args.state_dir.as_path() == std::path::Path::new("/d"))
+        );
+        assert!(node(&["--node-id", "n", "ls"]).is_err());
     }
 }

@@ -10,6 +10,7 @@ mod format;
 mod fsck;
 mod info;
 mod mount;
+mod node_list;
 mod quickstart;
 mod quota;
 mod restore;
@@ -22,7 +23,7 @@ mod warmup;
 
 use stead_base::failpoint;
 
-use crate::args::Command;
+use crate::args::{Command, NodeCommand};
 use crate::exit::Failure;
 
 /// Arms what `STEAD_FAILPOINTS` names; only tests set it.
@@ -55,11 +56,18 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Summary(args) => tree::summary(&args).await,
         Command::Warmup(args) => warmup::run(&args).await,
         Command::Controller(args) => services::controller(args).await,
-        Command::Node(args) => services::node(args).await,
+        Command::Node(command) => node(*command).await,
         Command::Runner(args) => services::runner(args).await,
         Command::Worker(args) => services::worker(&args).await,
         Command::Quickstart(args) => quickstart::run(args).await,
         Command::Completion(args) => completion::run(&args),
         Command::Version => Ok(()),
+    }
+}
+
+async fn node(command: NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::Serve(args) => services::node(args).await,
+        NodeCommand::List(args) => node_list::run(&args),
     }
 }

@@ -2,12 +2,13 @@
 
 use stead_telemetry::{LogFormat, LogTarget};
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, NodeCommand};
 use crate::exit::Failure;
 
 /// Services log what they do; commands that a person waits for only what goes wrong.
 pub(crate) fn init(cli: &Cli) -> Result<(), Failure> {
     let usual = match cli.command {
+        Command::Node(ref command) if matches!(**command, NodeCommand::List(_)) => "warn",
         Command::Mount(_) | Command::Controller(_) | Command::Node(_) | Command::Runner(_) | Command::Worker(_) => {
             "info"
         }

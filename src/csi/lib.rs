@@ -17,6 +17,7 @@ mod registration;
 mod rpc;
 mod server;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use stead_base::SystemClock;
@@ -26,12 +27,22 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use config::{ControllerConfig, NodeConfig, WorkerLaunch, WorkerMode};
+pub use node::{NodeTarget, NodeVolume, VolumeHealth};
 pub use server::ServeError;
 
 use proto::controller_server::ControllerServer;
 use proto::group_controller_server::GroupControllerServer;
 use proto::identity_server::IdentityServer;
 use proto::node_server::NodeServer;
+
+/// The volumes of the node whose service has this state directory, whether that service runs or not. Asks no volume, so
+/// it does not wait for one that hangs.
+///
+/// # Errors
+/// A state directory that is not there or cannot be read.
+pub fn node_volumes(state_dir: &Path) -> Result<Vec<NodeVolume>, ServeError> {
+    node::volumes(state_dir).map_err(|error| ServeError::State(error.to_string()))
+}
 
 /// Serves the controller until `stop` is cancelled.
 ///

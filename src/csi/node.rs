@@ -3,6 +3,7 @@
 mod figures;
 mod keeper;
 mod launcher;
+mod list;
 mod process;
 mod publish;
 mod resume;
@@ -33,6 +34,8 @@ use crate::proto::node_service_capability::{Rpc, Type};
 use crate::rpc::{About, answer};
 
 use launcher::Launcher;
+pub(crate) use list::volumes;
+pub use list::{NodeTarget, NodeVolume, VolumeHealth};
 use publish::{Publication, Publisher};
 use state::{Pod, StateDir};
 use stats::Stats;

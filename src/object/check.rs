@@ -28,7 +28,26 @@ pub async fn check(store: &dyn ObjectStore) -> Result<()> {
         let why = format!("{key} was put with {} bytes and read back as {} other bytes", body.len(), read.len());
         return Err(Error::Other { store: store.describe(), why });
     }
-    step(store, "delete", store.delete(&key)).await?;
+    clean(store, &key).await
+}
+
+/// Puts an object `testing/…`, as [`check`] does, and returns its key: whoever has no time now removes it later with
+/// [`clean`].
+///
+/// # Errors
+/// As [`check`]; a bucket that does not exist is not created.
+pub async fn check_put(store: &dyn ObjectStore) -> Result<String> {
+    let key = format!("testing/{}", random_name());
+    step(store, "put", store.put(&key, Bytes::from_static(b"may be removed"))).await?;
+    Ok(key)
+}
+
+/// Removes what [`check_put`] has put.
+///
+/// # Errors
+/// The object is left behind.
+pub async fn clean(store: &dyn ObjectStore, key: &str) -> Result<()> {
+    step(store, "delete", store.delete(key)).await?;
     step(store, "delete", store.delete("testing/")).await
 }
 
@@ -66,6 +85,19 @@ mod tests {
         let store = MemoryStore::new();
         check(&store).await.unwrap();
         assert!(store.list("", "", 10).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn that_it_can_be_written_is_shown_by_one_object() {
+        let store = Failing::new(Arc::new(MemoryStore::new()));
+        let key = check_put(&store).await.unwrap();
+        assert_eq!(store.list("", "", 10).await.unwrap().len(), 1);
+        clean(&store, &key).await.unwrap();
+        assert!(store.list("", "", 10).await.unwrap().is_empty());
+        let denied = Error::Denied { store: "x".into(), why: "no".into() };
+        store.add(Rule::on(Op::Put).fault(Fault::Fail(denied)));
+        assert!(matches!(check_put(&store).await, Err(Error::Denied { .. })));
+        assert_eq!(store.calls(Op::CreateBucket), 0);
     }
 
     #[tokio::test]

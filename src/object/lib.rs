@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use stead_base::Timestamp;
 
-pub use check::check;
+pub use check::{check, check_put, clean};
 pub use encryption::Encryption;
 pub use file::FileStore;
 pub use layers::encrypted::Encrypted;

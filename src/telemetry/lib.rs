@@ -6,4 +6,4 @@ mod log;
 
 pub use exposition::{Counter, Exposition, Kind, Labels, Timings, labels};
 pub use http::{Page, serve};
-pub use log::{LogFormat, LogTarget, init};
+pub use log::{LogFormat, LogTarget, init, tag};

@@ -27,6 +27,10 @@ pub async fn run_controlled(control_fd: RawFd, process: Process, stop: impl Futu
     let bad = |error: stead_keeper::Error| Error::BadInput(error.to_string());
     let channel = Channel::inherited(control_fd).map_err(bad)?;
     let Order { config, device, before, keeper } = receive(&channel).await?;
+    // A node service mounts each volume at its name.
+    if let (Some(_), Some(volume)) = (&keeper, config.mount_point.file_name()) {
+        stead_telemetry::tag("volume", &volume.to_string_lossy());
+    }
     let copy = device.try_clone().map_err(|error| Error::Io { what: "FUSE descriptor".to_owned(), error })?;
     let pid = process.pid;
     let serving = match Box::pin(start_after(before, config, device, process)).await {

@@ -65,6 +65,16 @@ pub enum Error {
         /// The volume that was to be mounted.
         expected: String,
     },
+    /// The bucket may be read and not written.
+    #[error("{error}; user {uid} writes there: {remedy}, or mount read-only (option ro)")]
+    ReadOnlyStorage {
+        /// What the store said.
+        error: stead_object::Error,
+        /// The user of this process.
+        uid: u32,
+        /// What would be right.
+        remedy: &'static str,
+    },
     /// The metadata engine or what it holds.
     #[error(transparent)]
     Meta(#[from] stead_meta::Error),
@@ -132,7 +142,7 @@ impl Error {
                 other => meta_code(other),
             },
             Self::Meta(error) => meta_code(error),
-            Self::Object(error) => object_code(error),
+            Self::Object(error) | Self::ReadOnlyStorage { error, .. } => object_code(error),
             Self::Chunk(_) | Self::Io { .. } => ExitCode::General,
         }
     }

@@ -98,10 +98,12 @@ pub(crate) async fn start_after(
     process: Process,
 ) -> Result<Serving, StartError> {
     let mut stages = Stages::default();
+    // A worker that goes on with a mount can write what the one before could.
+    let probe = before.is_none() && !config.options.read_only;
     let sid = before.as_ref().map(|before| SessionId(before.session.sid));
     stages.run(Stage::Checks, async { check(&config) }).await?;
     let (store, format) = stages.run(Stage::Format, load_format(&config, &process)).await?;
-    let storage = Box::pin(stages.run(Stage::Storage, Storage::open(&format, &config))).await?;
+    let storage = Box::pin(stages.run(Stage::Storage, Storage::open(&format, &config, probe))).await?;
     let chunks = stages.run(Stage::Chunk, async { open_chunks(&format, &config, &process.clock, &storage) }).await?;
     let meta = stages.run(Stage::Session, start_session(&config, &process, store, format, &chunks, sid)).await?;
     let tasks = Tasks::new();

@@ -40,12 +40,14 @@ impl Storage {
     ///
     /// # Errors
     /// A storage type, bucket address or key that cannot be right, a passphrase that does not open the key, a bucket
-    /// that is not there or belongs to another volume. Whether it answers at all shows at the first request.
-    pub(crate) async fn open(format: &Format, mount: &MountConfig) -> Result<Self, Error> {
+    /// that is not there or belongs to another volume; with `probe`, one that this process may not write. Whether it
+    /// answers at all shows at the first request.
+    pub(crate) async fn open(format: &Format, mount: &MountConfig, probe: bool) -> Result<Self, Error> {
         let (upload, download) = limits(format, mount);
         let (limits, requests) = (Arc::new(Limits::new(upload, download)), Arc::default());
         let place = place(format, mount)?;
-        let objects = object_store(format, mount, &place, policy(format, mount, &limits, &requests)).await?;
+        let policy = policy(format, mount, &limits, &requests);
+        let objects = object_store(format, mount, &place, policy, probe).await?;
         let objects = Arc::new(Swappable::new(objects));
         Ok(Self { mount: mount.clone(), place, objects, limits, requests })
     }
@@ -110,7 +112,8 @@ impl Storage {
         let place = place(format, &self.mount)?;
         if place != self.place {
             let policy = policy(format, &self.mount, &self.limits, &self.requests);
-            let store = Box::pin(object_store(format, &self.mount, &place, policy)).await?;
+            let probe = !self.mount.options.read_only;
+            let store = Box::pin(object_store(format, &self.mount, &place, policy, probe)).await?;
             info!(store = store.describe(), "the volume's storage has changed");
             self.objects.replace(store);
             self.place = place;
@@ -166,20 +169,57 @@ fn policy(format: &Format, mount: &MountConfig, limits: &Arc<Limits>, requests: 
 }
 
 /// The store of the volume's objects, with retries, timeouts, limits, the volume's prefix and its encryption; it is the
-/// volume's own.
+/// volume's own, and with `probe` it can be written.
 async fn object_store(
     format: &Format,
     mount: &MountConfig,
     place: &StorageConfig,
     policy: Policy,
+    probe: bool,
 ) -> Result<Arc<dyn ObjectStore>, Error> {
     let mut format = format.clone();
     format.decrypt_secrets()?;
     let encryption = stead_volume::encryption(&format, mount.passphrase.as_ref())?;
     let raw = stead_object::open(place).await?;
     let store = Encrypted::around(stead_object::decorate(raw, &policy), encryption);
-    check_owner(&*store, &format.uuid).await?;
+    // At the same time, so that a mount waits for one answer and not for two.
+    let (owner, writable) = tokio::join!(check_owner(&*store, &format.uuid), async {
+        if probe { check_writable(&store, place).await } else { Ok(()) }
+    });
+    owner.and(writable)?;
     Ok(store)
+}
+
+/// Refuses a bucket that we may not write: nobody would hear of it before the first fsync. Anything else that is wrong with
+/// it may pass, and a full one can still be read and cleaned.
+async fn check_writable(objects: &Arc<dyn ObjectStore>, place: &StorageConfig) -> Result<(), Error> {
+    match tokio::time::timeout(PATIENCE, stead_object::check_put(&**objects)).await {
+        Ok(Ok(key)) => {
+            let objects = Arc::clone(objects);
+            // Nobody has to wait for that.
+            tokio::spawn(async move {
+                if let Err(error) = stead_object::clean(&*objects, &key).await {
+                    warn!(%error, "what is removed will stay in the object storage");
+                }
+            });
+            Ok(())
+        }
+        Ok(Err(error @ stead_object::Error::Denied { .. })) => {
+            let remedy = match &*place.storage.to_ascii_lowercase() {
+                "file" => "give the directory to that user (chown)",
+                _ => "give the keys permission to put and delete objects (s3:PutObject, s3:DeleteObject)",
+            };
+            Err(Error::ReadOnlyStorage { error, uid: nix::unistd::geteuid().as_raw(), remedy })
+        }
+        Ok(Err(error)) => {
+            warn!(%error, "the bucket cannot be written yet");
+            Ok(())
+        }
+        Err(_elapsed) => {
+            warn!(store = objects.describe(), "the bucket does not take objects yet");
+            Ok(())
+        }
+    }
 }
 
 /// How long a bucket may take to say whose it is.
@@ -218,5 +258,56 @@ pub(crate) struct Remover(pub(crate) Arc<ChunkStore>);
 impl SliceRemover for Remover {
     async fn remove_slice(&self, id: SliceId, size: u32) -> Result<(), String> {
         self.0.remove(id, size).await.map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stead_object::{Error as E, Failing, Fault, MemoryStore, Op, Rule};
+
+    use super::*;
+    use crate::error::ExitCode;
+
+    async fn probed(storage: &str, fault: Option<E>) -> (Result<(), Error>, Arc<Failing>) {
+        let failing = Arc::new(Failing::new(Arc::new(MemoryStore::new())));
+        if let Some(fault) = fault {
+            failing.add(Rule::on(Op::Put).fault(Fault::Fail(fault)));
+        }
+        let place = StorageConfig { storage: storage.to_owned(), ..StorageConfig::default() };
+        let objects = Arc::clone(&failing) as Arc<dyn ObjectStore>;
+        (check_writable(&objects, &place).await, failing)
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_may_not_be_written_is_refused_with_what_would_be_right() {
+        for (storage, word) in [("file", "chown"), ("s3", "s3:PutObject")] {
+            let denied = E::Denied { store: "s3://host/bucket/".to_owned(), why: "policy".to_owned() };
+            let error = probed(storage, Some(denied)).await.0.expect_err("denied");
+            assert_eq!(error.exit_code(), ExitCode::Denied);
+            let text = error.to_string();
+            let uid = format!("user {}", nix::unistd::geteuid());
+            for word in [word, "s3://host/bucket/", "policy", "option ro", &uid] {
+                assert!(text.contains(word), "{word} is not in {text}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_is_away_or_full_is_mounted() {
+        let store = || "x".to_owned();
+        let why = || "y".to_owned();
+        for fault in [E::Temporary { store: store(), why: why() }, E::Full { store: store(), why: why() }] {
+            probed("s3", Some(fault)).await.0.expect("it can still be read");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_the_probe_stays() {
+        let (probed, store) = probed("s3", None).await;
+        probed.expect("writable");
+        while store.calls(Op::Delete) < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(store.list("", "", 1).await.expect("readable").is_empty());
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -57,7 +59,15 @@ pub struct Services {
     /// The engine, if it is a server.
     pub redis: Option<Redis>,
     runner: Option<Process>,
+    pages: Pages,
     dir: TempDir,
+}
+
+/// Ports on which the services tell of themselves.
+#[derive(Clone, Copy, Debug)]
+struct Pages {
+    controller: u16,
+    node: u16,
 }
 
 /// Where workers run.
@@ -93,9 +103,10 @@ impl Services {
         };
         let secrets = secrets(dir.path(), redis.as_ref(), minio.as_ref());
         configure(dir.path(), &secrets);
-        let mut controller = start_controller(dir.path(), None);
+        let pages = Pages { controller: free_port(), node: free_port() };
+        let mut controller = start_controller(dir.path(), pages, None);
         let runner = (workers == Workers::OfRunner).then(|| start_runner(dir.path()));
-        let mut node = start_node(dir.path(), workers);
+        let mut node = start_node(dir.path(), pages, workers);
         let sockets = [socket(dir.path(), "controller"), socket(dir.path(), "node")];
         eventually("controller and node listen", Duration::from_secs(20), || {
             controller.expect_alive();
@@ -103,14 +114,14 @@ impl Services {
             sockets.iter().all(|socket| socket.exists()).then_some(())
         });
         let client = CsiClient::connect(&sockets[0], &sockets[1]);
-        Self { controller, node, client, secrets, minio, redis, runner, dir }
+        Self { controller, node, client, secrets, minio, redis, runner, pages, dir }
     }
 
     /// Ends the node service and starts another one, which listens when this returns.
     pub fn restart_node(&mut self) {
         assert!(self.node.stop(), "the node service ends when it is asked to");
         let workers = if self.runner.is_some() { Workers::OfRunner } else { Workers::OfNode };
-        self.node = start_node(self.dir.path(), workers);
+        self.node = start_node(self.dir.path(), self.pages, workers);
         let socket = self.node_socket();
         eventually("the node service listens again", Duration::from_secs(20), || {
             self.node.expect_alive();
@@ -121,7 +132,7 @@ impl Services {
     /// Replaces the controller, if it still lives, by one that dies as `plan` says.
     pub fn restart_controller(&mut self, plan: Option<&str>) {
         self.controller.kill();
-        self.controller = start_controller(self.dir.path(), plan);
+        self.controller = start_controller(self.dir.path(), self.pages, plan);
         let socket = self.controller_socket();
         eventually("the controller listens again", Duration::from_secs(20), || {
             self.controller.expect_alive();
@@ -159,6 +170,16 @@ impl Services {
     /// The node service's socket.
     pub fn node_socket(&self) -> PathBuf {
         socket(self.dir.path(), "node")
+    }
+
+    /// What the controller's page answers for a path.
+    pub fn controller_page(&self, path: &str) -> String {
+        page(self.pages.controller, path)
+    }
+
+    /// What the node service's page answers for a path.
+    pub fn node_page(&self, path: &str) -> String {
+        page(self.pages.node, path)
     }
 
     /// A path below the services' own directory.
@@ -247,6 +268,14 @@ impl Drop for Services {
     }
 }
 
+fn page(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the page is served");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    answer.split_once("\r\n\r\n").expect("a head and a body").1.to_owned()
+}
+
 fn socket(dir: &Path, service: &str) -> PathBuf {
     dir.join(service).join("csi.sock")
 }
@@ -276,10 +305,11 @@ fn configure(dir: &Path, secrets: &Map) {
     }
 }
 
-fn start_controller(dir: &Path, plan: Option<&str>) -> Process {
+fn start_controller(dir: &Path, pages: Pages, plan: Option<&str>) -> Process {
     let mut command = Command::new(tools::stead());
     command.args(["controller", "--endpoint", &format!("unix://{}", socket(dir, "controller").display())]);
     command.arg("--file-systems").arg(dir.join("file-systems"));
+    command.args(["--metrics", &format!("127.0.0.1:{}", pages.controller)]);
     command.envs(plan.map(|plan| ("STEAD_FAILPOINTS", plan)));
     command.uid(UNPRIVILEGED).gid(UNPRIVILEGED).current_dir("/");
     Process::start("stead controller", &mut command, &dir.join("controller.log"))
@@ -301,11 +331,12 @@ fn runner_socket(dir: &Path) -> PathBuf {
     dir.join("run").join("runner.sock")
 }
 
-fn start_node(dir: &Path, workers: Workers) -> Process {
+fn start_node(dir: &Path, pages: Pages, workers: Workers) -> Process {
     let mut command = Command::new(tools::stead());
     command.args(["node", "--endpoint", &format!("unix://{}", socket(dir, "node").display())]);
     command.args(["--node-id", &format!("node-{}", free_port()), "--state-dir"]).arg(dir.join("state"));
     command.args(["--worker-uid", "65532", "--worker-gid", "65532"]);
+    command.args(["--metrics", &format!("127.0.0.1:{}", pages.node)]);
     if workers == Workers::OfRunner {
         command.arg("--runner-socket").arg(runner_socket(dir));
     }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::figures::Measured;
+use super::state::Condition;
 use super::target;
 use super::worker::Workers;
 use crate::error::Result;
@@ -27,6 +28,8 @@ const ATTEMPTS: u32 = 12;
 
 /// How often a worker is asked whether it is there.
 const PING: Duration = Duration::from_secs(5);
+/// A worker that has left a ping without an answer.
+const SILENT: Duration = Duration::from_secs(7);
 /// A worker that answers nothing for so long hangs.
 const HUNG: Duration = Duration::from_secs(30);
 /// How long a process may take to end that was killed.
@@ -189,11 +192,15 @@ impl Keeper {
         let mut pings = interval_at(Instant::now() + PING, PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        let mut silent = false;
         loop {
             tokio::select! {
                 message = self.kept.channel.recv() => match message {
                     Ok((message, _fds)) => {
                         heard = Instant::now();
+                        if std::mem::take(&mut silent) {
+                            self.workers.note(&self.id, Condition::Serving);
+                        }
                         self.hear(message, &mut left);
                     }
                     Err(_closed) => break,
@@ -203,6 +210,10 @@ impl Keeper {
                     // Whoever flushes at its end, or before a handover, has no time to answer.
                     if self.draining || self.asked.is_some() {
                         heard = Instant::now();
+                    }
+                    if heard.elapsed() >= SILENT && !std::mem::replace(&mut silent, true) {
+                        warn!(volume = %self.id, pods = self.workers.pods(&self.id), "the worker does not answer");
+                        self.workers.note(&self.id, Condition::Silent);
                     }
                     if heard.elapsed() >= HUNG {
                         self.end_hung().await;
@@ -257,6 +268,7 @@ impl Keeper {
 
     async fn abort(&self) {
         self.workers.figures().aborted.count();
+        self.workers.note(&self.id, Condition::Aborted);
         let pods = self.workers.pods(&self.id);
         error!(volume = %self.id, pods, "giving the mount up: whoever uses it gets an error");
         let dir = self.workers.mount_point(&self.id);

@@ -65,7 +65,7 @@ impl fmt::Display for Pod {
 }
 
 /// Who serves a volume, and since when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkerRecord {
     /// `None` = a process that is not seen from here.
     #[serde(flatten)]
@@ -76,6 +76,21 @@ pub(crate) struct WorkerRecord {
     /// Workers that have served this mount before.
     #[serde(default)]
     pub(crate) restarts: u32,
+    /// What its keeper knows.
+    #[serde(default)]
+    pub(crate) condition: Condition,
+}
+
+/// How a worker is, as its keeper has seen it last; that its process is gone is seen without being noted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Condition {
+    #[default]
+    Serving,
+    /// It does not answer.
+    Silent,
+    /// The mount was given up.
+    Aborted,
 }
 
 impl VolumeState {
@@ -99,6 +114,12 @@ impl StateDir {
         }
         forget_old_logs(&path.join("logs")).map_err(failed)?;
         // Mount points are compared with those in mountinfo, which has no symbolic links.
+        Ok(Self { root: path.canonicalize().map_err(failed)? })
+    }
+
+    /// The directory of a node service that may run or not.
+    pub(crate) fn existing(path: &Path) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::State { path: path.to_owned(), why: error.to_string() };
         Ok(Self { root: path.canonicalize().map_err(failed)? })
     }
 
@@ -241,7 +262,7 @@ mod tests {
         assert_eq!(state_dir.load(&id).expect("readable"), None);
         let mut state = VolumeState::new(&id, "shared:/v".to_owned());
         let process = ProcessId::of(std::process::id().cast_signed());
-        let worker = WorkerRecord { process, mounted: 1_700_000_000, restarts: 2 };
+        let worker = WorkerRecord { process, mounted: 1_700_000_000, restarts: 2, condition: Condition::Silent };
         state_dir.save_worker(&id, &worker).expect("writable");
         assert_eq!(state_dir.worker(&id).expect("readable"), process);
         assert_eq!(state_dir.load_worker(&id).expect("readable"), Some(worker.clone()));

@@ -439,3 +439,74 @@ async fn a_controller_has_a_page_and_an_address_that_is_taken_is_told() {
     stop.cancel();
     serving.await.expect("ended").expect("well");
 }
+
+#[tokio::test]
+async fn volumes_are_listed_with_their_pods_and_how_they_are() {
+    let node = TestNode::new();
+    let mut request = node.request("v", "a");
+    for (member, value) in [("name", "web-0"), ("namespace", "default"), ("uid", "1")] {
+        request.volume_context.insert(format!("csi.storage.k8s.io/pod.{member}"), value.to_owned());
+    }
+    node.publish(request).await.expect("published");
+    node.publish(proto::NodePublishVolumeRequest { readonly: true, ..node.request("v", "b") })
+        .await
+        .expect("published");
+    let listed = || volumes(&node.dir.path().join("state")).expect("readable").remove(0);
+    let first = node.worker("v").expect("started");
+    let volume = listed();
+    assert_eq!((&*volume.volume, &*volume.identity), ("v", "shared:/v"));
+    assert_eq!((volume.health, volume.worker, volume.restarts), (VolumeHealth::Serving, Some(first.pid), 0));
+    assert!(volume.mounted_seconds.is_some_and(|seconds| seconds < 60));
+    let targets: Vec<_> = volume.targets.iter().map(|t| (t.pod.as_deref(), t.read_only, t.mounted)).collect();
+    assert_eq!(targets, [(Some("default/web-0"), false, true), (None, true, true)]);
+    assert_eq!(volume.targets[0].mode, "MULTI_NODE_MULTI_WRITER");
+
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    let second = node.next_worker("v", first).await;
+    let volume = listed();
+    assert_eq!((volume.health, volume.worker, volume.restarts), (VolumeHealth::Serving, Some(second.pid), 1));
+
+    second.signal(nix::sys::signal::Signal::SIGSTOP);
+    let becomes = async |health| {
+        while listed().health != health {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, becomes(VolumeHealth::Hung)).await.expect("it answers nothing");
+    second.signal(nix::sys::signal::Signal::SIGCONT);
+    tokio::time::timeout(limit, becomes(VolumeHealth::Serving)).await.expect("it answers again");
+
+    std::fs::write(node.dir.path().join("worker"), "#!/bin/sh\nexit 1\n").expect("ours");
+    second.signal(nix::sys::signal::Signal::SIGKILL);
+    tokio::time::timeout(limit, becomes(VolumeHealth::BetweenWorkers)).await.expect("none follows");
+    assert_eq!(listed().worker, None);
+    std::fs::write(node.dir.path().join("worker"), WORKER).expect("ours");
+    tokio::time::timeout(limit, becomes(VolumeHealth::Serving)).await.expect("one follows");
+
+    mount::umount(&node.target("b"), true).expect("mounted");
+    assert!(!listed().targets[1].mounted);
+    node.unpublish("v", "a").await.expect("taken back");
+    node.unpublish("v", "b").await.expect("taken back");
+    assert!(volumes(&node.dir.path().join("state")).expect("readable").is_empty());
+    let error = volumes(&node.dir.path().join("gone")).expect_err("no directory").to_string();
+    assert!(error.contains("gone"), "{error}");
+}
+
+#[test]
+fn health_is_told_from_mount_process_and_record() {
+    let alive = process::ProcessId::of(std::process::id().cast_signed());
+    let state_dir = tempfile::tempdir_in("/tmp").expect("a place");
+    let state = StateDir::open(state_dir.path()).expect("writable");
+    let id = VolumeId::parse("v").expect("right");
+    let health = |draining: bool, process| {
+        state
+            .save(&id, &state::VolumeState { draining, ..state::VolumeState::new(&id, String::new()) })
+            .expect("saved");
+        state.save_worker(&id, &state::WorkerRecord { process, ..Default::default() }).expect("saved");
+        volumes(state_dir.path()).expect("readable").remove(0).health
+    };
+    assert_eq!(health(false, alive), VolumeHealth::NotMounted);
+    assert_eq!(health(true, alive), VolumeHealth::Draining);
+    assert_eq!(health(true, None), VolumeHealth::NotMounted);
+}

@@ -24,7 +24,7 @@ use super::figures::{Figures, Measured};
 use super::keeper::{self, Command, Health, KeeperHandle, Kept, Told};
 use super::launcher::Launcher;
 use super::process::ProcessId;
-use super::state::{Pod, StateDir, WorkerRecord};
+use super::state::{Condition, Pod, StateDir, WorkerRecord};
 use super::target;
 use crate::error::{Error, Result};
 
@@ -176,10 +176,23 @@ impl Workers {
     fn record(&self, id: &VolumeId, process: Option<ProcessId>, follows: bool) -> Result<()> {
         let before = if follows { self.state.load_worker(id)? } else { None };
         let record = match before {
-            Some(before) => WorkerRecord { process, restarts: before.restarts + 1, ..before },
-            None => WorkerRecord { process, mounted: SystemClock.now().secs, restarts: 0 },
+            Some(WorkerRecord { mounted, restarts, .. }) => {
+                WorkerRecord { process, mounted, restarts: restarts + 1, condition: Condition::Serving }
+            }
+            None => WorkerRecord { process, mounted: SystemClock.now().secs, ..WorkerRecord::default() },
         };
         self.state.save_worker(id, &record)
+    }
+
+    /// Notes how a worker is, for whoever lists volumes.
+    pub(crate) fn note(&self, id: &VolumeId, condition: Condition) {
+        let noted = self.state.load_worker(id).and_then(|record| match record {
+            Some(record) => self.state.save_worker(id, &WorkerRecord { condition, ..record }),
+            None => Ok(()),
+        });
+        if let Err(error) = noted {
+            warn!(volume = %id, %error, "cannot note how the worker is");
+        }
     }
 
     async fn hand_over(&self, id: &VolumeId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<Told> {
