@@ -72,6 +72,7 @@ impl VolumeRequest {
             uid: self.params.uid,
             gid: self.params.gid,
             mount_options: self.params.mount_options.clone(),
+            claim: self.params.claim.clone(),
             source: self.source.clone(),
             cloning: None,
             modified: self.mutable,
@@ -95,7 +96,8 @@ pub struct Volume {
 impl Volume {
     fn of(id: VolumeId, record: &Record) -> Result<Self> {
         let provisioning = if id.own_file_system()?.is_some() { "filesystem" } else { "directory" };
-        let context = VolumeContext { path: record.volume_path()?, mount_options: record.mount_options.clone() };
+        let (mount_options, claim) = (record.mount_options.clone(), record.claim.clone());
+        let context = VolumeContext { path: record.volume_path()?, mount_options, claim };
         let (capacity, source) = (record.capacity, record.source.clone());
         Ok(Self { id, capacity, context: context.attributes(provisioning), source })
     }
