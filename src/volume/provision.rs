@@ -7,6 +7,7 @@
 mod compare;
 mod content;
 mod directory;
+mod erasure;
 mod file_system;
 mod flush;
 mod group;
