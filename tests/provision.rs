@@ -81,6 +81,39 @@ fn snapshots_have_what_mounts_hold_on_sqlite() {
     held(Engine::Sqlite);
 }
 
+#[test]
+fn a_file_system_of_its_own_on_redis() {
+    own_file_system(Engine::Redis, &[("databases", "5-5")]);
+}
+
+#[test]
+fn a_file_system_of_its_own_on_sqlite() {
+    own_file_system(Engine::Sqlite, &[]);
+}
+
+/// It lives and goes with all its objects, whose place and name are free then.
+fn own_file_system(engine: Engine, parameters: &[(&str, &str)]) {
+    let services = Services::start(engine);
+    let mut request = services.request("own");
+    request.parameters.insert("provisioning".to_owned(), "filesystem".to_owned());
+    request.parameters.extend(parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    for _again in 0..2 {
+        let made = || services.client.create(request.clone()).inspect_err(|status| println!("not yet: {status}")).ok();
+        let volume = eventually("the name is free", Duration::from_secs(60), made);
+        let target = services.publish(&volume);
+        assert!(!target.join("d0").exists(), "it begins empty");
+        fill(&target);
+        services.unpublish(&volume, &target);
+        let refused = services.client.snapshot("s", &volume.volume_id, &services.secrets).expect_err("not offered");
+        assert!(refused.message().contains("file system of its own"), "{refused}");
+        let group = services.client.group_snapshot("g", &[&volume.volume_id], &services.secrets).expect_err("neither");
+        assert!(group.message().contains("cannot be in a group"), "{group}");
+        for _repeat in 0..2 {
+            services.delete(&volume.volume_id).unwrap_or_else(|status| panic!("{status:?}\n{}", services.logs()));
+        }
+    }
+}
+
 /// What was written and neither fsynced nor closed is in snapshots, groups of them and clones.
 fn held(engine: Engine) {
     let services = Services::start(engine);

@@ -217,6 +217,17 @@ async fn own_prefix(objects: &dyn ObjectStore, uuid: &str) -> Result<()> {
     }
 }
 
+/// The bucket of new file systems, without a prefix; `None` if the Secret names none.
+///
+/// # Errors
+/// As of [`open_objects`].
+pub(crate) async fn bucket(secrets: &VolumeSecrets) -> Result<Option<Arc<dyn ObjectStore>>> {
+    if secrets.storage.is_none() || secrets.bucket.is_none() {
+        return Ok(None);
+    }
+    open_raw(&secrets.new_format(&secrets.name)?, String::new()).await.map(Some)
+}
+
 /// The objects of a file system, below its prefix. Credentials in the Secret win over those in the Format.
 async fn objects(format: &Format, secrets: &VolumeSecrets) -> Result<Arc<dyn ObjectStore>> {
     let mut format = format.clone();
@@ -240,6 +251,13 @@ async fn objects(format: &Format, secrets: &VolumeSecrets) -> Result<Arc<dyn Obj
 pub async fn open_objects(format: &Format, passphrase: Option<&Secret>) -> Result<Arc<dyn ObjectStore>> {
     let mut format = format.clone();
     format.decrypt_secrets()?;
+    let encryption = encryption(&format, passphrase)?;
+    let stored = open_raw(&format, format!("{}/", format.name)).await?;
+    Ok(Encrypted::around(stored, encryption))
+}
+
+/// Objects as they are stored, below `prefix`. The secrets in the Format are not encrypted.
+async fn open_raw(format: &Format, prefix: String) -> Result<Arc<dyn ObjectStore>> {
     let given = |member: &str| (!member.is_empty()).then(|| member.to_owned());
     let config = StorageConfig {
         storage: format.storage.clone(),
@@ -249,16 +267,9 @@ pub async fn open_objects(format: &Format, passphrase: Option<&Secret>) -> Resul
         session_token: given(&format.session_token),
         shards: format.shards,
     };
-    let encryption = encryption(&format, passphrase)?;
     let raw = patiently("opening the bucket", stead_object::open(&config)).await?;
-    let policy = Policy {
-        prefix: format!("{}/", format.name),
-        retries: 2,
-        get_timeout: PATIENCE,
-        put_timeout: PATIENCE,
-        ..Policy::default()
-    };
-    Ok(Encrypted::around(stead_object::decorate(raw, &policy), encryption))
+    let policy = Policy { prefix, retries: 2, get_timeout: PATIENCE, put_timeout: PATIENCE, ..Policy::default() };
+    Ok(stead_object::decorate(raw, &policy))
 }
 
 /// The key of a file system that is encrypted at rest, from a Format whose secrets are not encrypted; `None` = it is not.

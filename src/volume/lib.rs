@@ -30,7 +30,7 @@ pub use mount::{
 };
 pub use mutable::MutableParams;
 pub use names::{GroupId, SnapshotId, VolumeId, VolumePath};
-pub use params::{Databases, Provisioning, VolumeContext, VolumeParams, check_snapshot_parameters};
+pub use params::{Claim, Databases, Provisioning, VolumeContext, VolumeParams, check_snapshot_parameters};
 pub use provision::{
     Group, GroupRequest, Listing, Page, Position, Snapshot, SnapshotFilter, SnapshotRequest, Volume, VolumeRequest,
     Volumes,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::error::{Error, Result};
@@ -18,6 +19,16 @@ const PV_NAME: &str = "csi.storage.k8s.io/pv/name";
 pub(crate) const PATH: &str = "path";
 pub(crate) const MOUNT_OPTIONS: &str = "mountOptions";
 pub(crate) const PROVISIONING: &str = "provisioning";
+
+/// The claim that a volume was made for, for people who look for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Where it is.
+    pub namespace: String,
+    /// What it is called there.
+    pub name: String,
+}
 
 /// What a volume is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +85,8 @@ pub struct VolumeParams {
     pub mount_options: String,
     /// For the pods of its workers.
     pub worker: WorkerSettings,
+    /// The claim, if external-provisioner says it (`--extra-create-metadata`).
+    pub claim: Option<Claim>,
 }
 
 impl VolumeParams {
@@ -111,7 +124,8 @@ impl VolumeParams {
             ("filesystem", ..) => return Err(given.wrong("pathPattern", "used with provisioning: directory only")),
             _ => return Err(given.wrong(PROVISIONING, "directory or filesystem")),
         };
-        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options, worker })
+        let claim = given.claim();
+        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options, worker, claim })
     }
 }
 
@@ -172,6 +186,12 @@ impl<'a> Given<'a> {
         self.parameters.get(name).map_or("", |value| value.trim())
     }
 
+    fn claim(&self) -> Option<Claim> {
+        let (namespace, name) = (self.value(PVC_NAMESPACE), self.value(PVC_NAME));
+        let known = !namespace.is_empty() && !name.is_empty();
+        known.then(|| Claim { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
     fn wrong(&self, name: &str, expected: &str) -> Error {
         Error::parameter(name, self.value(name), expected)
     }
@@ -201,7 +221,8 @@ impl<'a> Given<'a> {
             "pvc.namespace" => PVC_NAMESPACE,
             "pv.name" => PV_NAME,
             _ => {
-                let known = "made of text and ${.pvc.name}, ${.pvc.namespace}, ${.pv.name}";
+                let known = "made of text and ${.pvc.name}, ${.pvc.namespace}, ${.pv.name}: external-provisioner sends \
+                             nothing else of a claim, such as labels or annotations";
                 return Err(self.wrong("pathPattern", known));
             }
         };
@@ -225,6 +246,8 @@ pub struct VolumeContext {
     pub mount_options: String,
     /// For the pods of its workers.
     pub worker: WorkerSettings,
+    /// The claim, if it is known.
+    pub claim: Option<Claim>,
 }
 
 impl VolumeContext {
@@ -234,7 +257,7 @@ impl VolumeContext {
     /// Names the attribute that is unknown or wrong.
     pub fn parse(attributes: &HashMap<String, String>) -> Result<Self> {
         let given = Given { parameters: attributes };
-        let mut context = Self::default();
+        let mut context = Self { claim: given.claim(), ..Self::default() };
         for (name, value) in given.sorted() {
             match name {
                 PATH | "subPath" if value.is_empty() => {}
@@ -259,6 +282,10 @@ impl VolumeContext {
             attributes.insert(MOUNT_OPTIONS.to_owned(), self.mount_options.clone());
         }
         attributes.extend(self.worker.attributes());
+        if let Some(claim) = &self.claim {
+            attributes.insert(PVC_NAMESPACE.to_owned(), claim.namespace.clone());
+            attributes.insert(PVC_NAME.to_owned(), claim.name.clone());
+        }
         attributes
     }
 }
@@ -288,6 +315,8 @@ mod tests {
         .expect("right");
         let path = Some(VolumePath::parse("data/team-claim").expect("right"));
         assert_eq!(params.provisioning, Provisioning::Directory { path });
+        let claim = Claim { namespace: "team".to_owned(), name: "claim".to_owned() };
+        assert_eq!(params.claim, Some(claim));
         assert_eq!((params.mode, params.uid, params.gid, params.inodes), (0o750, 0, 1000, Some(5000)));
         let own = VolumeParams::parse(&map(&[("provisioning", "filesystem"), ("databases", "1-15")])).expect("right");
         let databases = Some(Databases { first: 1, last: 15 });
@@ -311,7 +340,8 @@ mod tests {
             (map(&[("share", "pod")]), "share"),
             (map(&[("workerCpuLimit", "lots")]), "\"lots\" is not a number of processors"),
             (map(&[("pathPattern", "${.pvc.name}")]), "--extra-create-metadata"),
-            (map(&[("pathPattern", "${.pvc.labels.x}")]), "made of text and"),
+            (map(&[("pathPattern", "${.pvc.labels.x}")]), "such as labels"),
+            (map(&[("pathPattern", "${}")]), "made of text and"),
             (map(&[("pathPattern", "${.pvc.name")]), "closed"),
             (map(&[("pathPattern", "a/../b")]), "relative path"),
             (map(&[("pathPattern", ".stead/x")]), "kept for the driver"),
@@ -334,10 +364,14 @@ mod tests {
 
     #[test]
     fn the_attributes_of_a_volume_come_back_as_they_went_out() {
+        let claim = Claim { namespace: "team".to_owned(), name: "data".to_owned() };
         let path = Some(VolumePath::parse("a/b").expect("right"));
-        let mut context = VolumeContext { path, mount_options: "ro".to_owned(), ..VolumeContext::default() };
+        let mut context =
+            VolumeContext { path, mount_options: "ro".to_owned(), claim: Some(claim), ..VolumeContext::default() };
         assert!(context.worker.set("workerCpuLimit", "2").expect("right"));
-        assert_eq!(VolumeContext::parse(&context.attributes("directory")).expect("ours"), context);
+        let attributes = context.attributes("directory");
+        assert_eq!((attributes[PVC_NAMESPACE].as_str(), attributes[PVC_NAME].as_str()), ("team", "data"));
+        assert_eq!(VolumeContext::parse(&attributes).expect("ours"), context);
         let static_volume = map(&[("csi.storage.k8s.io/pod.name", "p"), ("juicefs/mount-image", "x")]);
         assert_eq!(VolumeContext::parse(&static_volume).expect("fine"), VolumeContext::default());
         assert!(VolumeContext::parse(&map(&[("path", "../x")])).is_err());

@@ -7,6 +7,7 @@
 mod compare;
 mod content;
 mod directory;
+mod erasure;
 mod file_system;
 mod flush;
 mod group;
@@ -73,6 +74,7 @@ impl VolumeRequest {
             gid: self.params.gid,
             mount_options: self.params.mount_options.clone(),
             worker: self.params.worker.clone(),
+            claim: self.params.claim.clone(),
             source: self.source.clone(),
             cloning: None,
             modified: self.mutable,
@@ -96,8 +98,9 @@ pub struct Volume {
 impl Volume {
     fn of(id: VolumeId, record: &Record) -> Result<Self> {
         let provisioning = if id.own_file_system()?.is_some() { "filesystem" } else { "directory" };
-        let (mount_options, worker) = (record.mount_options.clone(), record.worker.clone());
-        let context = VolumeContext { path: record.volume_path()?, mount_options, worker };
+        let (mount_options, worker, claim) =
+            (record.mount_options.clone(), record.worker.clone(), record.claim.clone());
+        let context = VolumeContext { path: record.volume_path()?, mount_options, worker, claim };
         let (capacity, source) = (record.capacity, record.source.clone());
         Ok(Self { id, capacity, context: context.attributes(provisioning), source })
     }

@@ -19,6 +19,7 @@ use stead_meta::store::Cursor;
 use crate::error::{Error, Result};
 use crate::mutable::MutableParams;
 use crate::names::{GroupId, SnapshotId, VolumeId, VolumePath};
+use crate::params::Claim;
 use crate::source::Source;
 use crate::worker::WorkerSettings;
 
@@ -82,6 +83,9 @@ pub(crate) struct Record {
     pub(crate) mount_options: String,
     #[serde(default, skip_serializing_if = "WorkerSettings::is_empty")]
     pub(crate) worker: WorkerSettings,
+    /// For whom; a repeat need not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) claim: Option<Claim>,
     /// What it began with; `None` = empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<Source>,

@@ -155,6 +155,29 @@ fn block() -> proto::VolumeCapability {
 }
 
 #[tokio::test]
+async fn a_volume_names_its_claim() {
+    let place = Place::configured(true);
+    place.configure("fs", &place.secrets());
+    let names = [("csi.storage.k8s.io/pvc/namespace", "team"), ("csi.storage.k8s.io/pvc/name", "data")];
+    let parameters = map(&[names.as_slice(), &[("csi.storage.k8s.io/pv/name", "pvc-1")]].concat());
+    let request = proto::CreateVolumeRequest { parameters, ..place.request("pvc-1", 1 << 20) };
+    let volume = place.create(request).await.expect("created");
+    assert_eq!(names.map(|(key, _)| volume.volume_context[key].as_str()), ["team", "data"]);
+    assert_eq!(place.create(place.request("pvc-1", 1 << 20)).await.expect("a repeat may know less"), volume);
+    let request = proto::ValidateVolumeCapabilitiesRequest {
+        volume_id: "pvc-1".to_owned(),
+        volume_context: volume.volume_context.clone(),
+        volume_capabilities: vec![mount_capability(Mode::SingleNodeWriter)],
+        secrets: place.secrets(),
+        ..Default::default()
+    };
+    let answer = place.service.validate_volume_capabilities(Request::new(request)).await.expect("there").into_inner();
+    assert!(answer.confirmed.is_some(), "{answer:?}");
+    let nameless = place.create(place.request("pvc-2", 1 << 20)).await.expect("created");
+    assert!(!nameless.volume_context.keys().any(|key| key.starts_with("csi.storage.k8s.io/")));
+}
+
+#[tokio::test]
 async fn a_snapshot_lives_from_create_to_delete_and_becomes_a_volume() {
     let place = Place::new();
     place.create(place.request("pvc-1", 1 << 30)).await.expect("created");

@@ -21,6 +21,8 @@ use crate::store::NoticeHook;
 
 /// Between two attempts to listen again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// For an answer, which nobody waits for but who starts a mount.
+const ANSWER: Duration = Duration::from_secs(3);
 
 struct Subscribed {
     _connection: MultiplexedConnection,
@@ -37,12 +39,19 @@ impl RedisStore {
     /// A server older than version 6, or one that does not let us subscribe.
     pub(super) async fn subscribe(&self, hook: NoticeHook) -> Result<()> {
         let (locator, channel) = (Arc::clone(self.link.locator()), self.channel());
-        let mut current = subscribed(&locator, &channel).await.map_err(Fault::into_error)?;
+        let mut current = match subscribed(&locator, &channel).await {
+            Ok(subscribed) => Some(subscribed),
+            Err(fault @ (Fault::Final(_) | Fault::NoScript)) => return Err(fault.into_error()),
+            // Busy, or about to be another server.
+            Err(Fault::NotDone(_) | Fault::Unknown(_)) => None,
+        };
         let stop = self.tasks.stopping();
         let listening = async move {
             loop {
-                heard(&mut current.pushes, &hook).await;
-                current = again(&locator, &channel).await;
+                if let Some(current) = &mut current {
+                    heard(&mut current.pushes, &hook).await;
+                }
+                current = Some(again(&locator, &channel).await);
                 // Something may have been missed.
                 hook();
             }
@@ -82,7 +91,8 @@ async fn again(locator: &Locator, channel: &str) -> Subscribed {
 
 async fn subscribed(locator: &Locator, channel: &str) -> Result<Subscribed, Fault> {
     let (sender, pushes) = unbounded_channel();
-    let config = AsyncConnectionConfig::new().set_push_sender(move |push| {
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(Some(ANSWER));
+    let config = config.set_push_sender(move |push| {
         // Nobody listens any more: the connection is about to be dropped.
         drop(sender.send(push));
         Ok::<(), Infallible>(())

@@ -1,14 +1,11 @@
 //! Volumes with a file system of their own: engine (a Redis database, a SQLite file), Format, object prefix, trash.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stead_base::Ino;
 use stead_meta::format::Format;
 use stead_meta::ops::{Caller, Meta, SetAttr};
 use stead_meta::url::MetaUrl;
-use stead_object::ObjectStore;
-use tokio::task::JoinSet;
 use tracing::info;
 
 use super::{Volume, VolumeRequest, Volumes, check_repeat};
@@ -19,10 +16,6 @@ use crate::names::{Home, VolumeId, format_name};
 use crate::params::Databases;
 use crate::record::{Record, Records, State};
 use crate::secrets::VolumeSecrets;
-
-/// Objects that are listed at once, and removed at the same time.
-const BATCH: usize = 500;
-const PARALLEL: usize = 16;
 
 pub(super) fn address(secrets: &VolumeSecrets, home: Home, name: &str) -> Result<Address> {
     address::own(&secrets.meta_text, &secrets.meta, home, name)
@@ -40,6 +33,7 @@ impl Volumes {
         databases: Option<Databases>,
     ) -> Result<Volume> {
         let name = format_name(&request.name);
+        self.resume_file_systems_once(&request.secrets);
         let (home, file_system) = self.claim(request, databases, &name).await?;
         let id = VolumeId::of_file_system(home, &name);
         let wanted = request.record(None);
@@ -140,79 +134,4 @@ impl Volumes {
         }
         Ok(())
     }
-
-    /// Objects first: while the Format is there, a repeat finds what is left.
-    pub(super) async fn delete_file_system(
-        &self,
-        id: &VolumeId,
-        secrets: &VolumeSecrets,
-        file_system: FileSystem,
-    ) -> Result<()> {
-        let records = Records::of(&file_system.meta);
-        if let Some(mut record) = records.find(id).await? {
-            record.state = State::Deleting;
-            records.replace(id, &record).await?;
-        }
-        let removed = remove_objects(&file_system.objects).await?;
-        file_system.meta.drain().await;
-        let store = Arc::clone(file_system.meta.store());
-        drop(file_system);
-        store.erase().await?;
-        drop(store);
-        if let Some((home, name)) = id.own_file_system()?
-            && let MetaUrl::Sqlite { path } = address(secrets, home, name)?.url
-        {
-            remove_files(&path)?;
-        }
-        info!(volume = %id, objects = removed, "deleted");
-        Ok(())
-    }
-}
-
-async fn remove_objects(objects: &Arc<dyn ObjectStore>) -> Result<usize> {
-    let mut removed = 0;
-    loop {
-        let page = objects.list("", "", BATCH).await?;
-        if page.is_empty() {
-            return Ok(removed);
-        }
-        removed += page.len();
-        let mut running = JoinSet::new();
-        for object in page {
-            if running.len() >= PARALLEL {
-                finished(running.join_next().await)?;
-            }
-            let objects = Arc::clone(objects);
-            running.spawn(async move { objects.delete(&object.key).await });
-        }
-        while let Some(result) = running.join_next().await {
-            finished(Some(result))?;
-        }
-    }
-}
-
-fn finished(result: Option<Result<stead_object::Result<()>, tokio::task::JoinError>>) -> Result<()> {
-    match result {
-        Some(Ok(deleted)) => Ok(deleted?),
-        Some(Err(error)) => {
-            Err(stead_object::Error::Other { store: "deletion".to_owned(), why: error.to_string() }.into())
-        }
-        None => Ok(()),
-    }
-}
-
-/// Removes a SQLite database with the files that belong to it.
-fn remove_files(path: &Path) -> Result<()> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let file = PathBuf::from(name);
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::File { path: file.display().to_string(), why: error.to_string() });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -38,7 +38,7 @@ pub(super) struct Removals {
 
 #[derive(Debug, Default)]
 struct State {
-    /// UUIDs of file systems that were looked through since this process began.
+    /// UUIDs of file systems, and buckets, that were looked through since this process began.
     searched: HashSet<String>,
     /// Trees that a task is about to remove: UUID of the file system, name.
     running: HashSet<(String, String)>,
@@ -51,7 +51,7 @@ impl Default for Removals {
 }
 
 /// One removal of a tree at a time.
-struct Claim {
+pub(super) struct Claim {
     state: Arc<Mutex<State>>,
     tree: (String, String),
 }
@@ -92,20 +92,20 @@ impl Removals {
         directory::finish(meta, &aside, &others).await
     }
 
-    fn claim(&self, uuid: &str, aside: &str) -> Option<Claim> {
+    pub(super) fn claim(&self, uuid: &str, aside: &str) -> Option<Claim> {
         let tree = (uuid.to_owned(), aside.to_owned());
         let claimed = self.state.lock().running.insert(tree.clone());
         claimed.then(|| Claim { state: Arc::clone(&self.state), tree })
     }
 
     /// The next call for the file system looks again.
-    fn failed(&self, uuid: &str, error: &crate::Error) {
+    pub(super) fn failed(&self, uuid: &str, error: &crate::Error) {
         warn!(uuid, %error, "what was deleted cannot be removed yet");
         self.state.lock().searched.remove(uuid);
     }
 
     /// Whether nobody looked through the file system before.
-    fn is_new(&self, uuid: &str) -> bool {
+    pub(super) fn is_new(&self, uuid: &str) -> bool {
         self.state.lock().searched.insert(uuid.to_owned())
     }
 }
@@ -125,6 +125,7 @@ impl Volumes {
     /// removed is tried again with the next call for the file system.
     pub async fn resume_deletions(&self, of: &[Named]) {
         for place in of {
+            self.resume_file_systems(&place.secrets).await;
             match self.shared(&place.secrets).await {
                 Ok(Some(file_system)) if self.removals.is_new(&file_system.meta.format().uuid) => {
                     self.clear(&file_system.meta).await;

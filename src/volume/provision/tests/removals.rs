@@ -97,3 +97,81 @@ async fn a_large_snapshot_is_gone_at_once_too() {
     next.resume_deletions(&[Named { name: "fs".to_owned(), secrets }]).await;
     assert_eq!((waiting(&file_system).await, blocks(&file_system).await), (0, 0));
 }
+
+#[tokio::test]
+async fn a_file_system_of_its_own_is_removed_after_a_restart() {
+    let place = Place::new();
+    let request = place.request("own", 1 << 20, &[("provisioning", "filesystem")]);
+    let id = place.volumes.create(&request).await.expect("created").id;
+    let secrets = place.secrets();
+    let dead = stuck().await;
+    for _repeat in 0..2 {
+        dead.delete(&id, &secrets).await.expect("gone for everybody");
+    }
+    assert!(place.objects("own").join("juicefs_uuid").exists(), "its data is still there");
+    for error in
+        [dead.find(&id, &secrets).await.expect_err("it goes"), dead.create(&request).await.expect_err("it goes")]
+    {
+        assert_eq!(error.kind(), Kind::Busy, "{error}");
+    }
+    // The same bucket, with another engine that knows nothing of the volume.
+    let elsewhere = format!("sqlite3://{}", place.dir.path().join("elsewhere").join("meta.db").display());
+    let other = place.secrets_with(&[("metaurl", elsewhere)]);
+    Volumes::new(Arc::new(SystemClock)).resume_deletions(&[Named { name: "b".to_owned(), secrets: other }]).await;
+    assert_eq!(notes(&place), 1, "not for it to decide");
+
+    let next = Volumes::new(Arc::new(SystemClock));
+    next.resume_deletions(&[Named { name: "fs".to_owned(), secrets: place.secrets() }]).await;
+    assert!(!place.dir.path().join("own.db").exists() && !place.objects("own").join("juicefs_uuid").exists());
+    assert_eq!(notes(&place), 0);
+    next.create(&request).await.expect("the name is free");
+}
+
+#[tokio::test]
+async fn without_configuration_the_next_file_system_of_its_own_goes_on() {
+    let place = Place::new();
+    let own = |name: &str| place.request(name, 1 << 20, &[("provisioning", "filesystem")]);
+    let id = place.volumes.create(&own("one")).await.expect("created").id;
+    stuck().await.delete(&id, &place.secrets()).await.expect("gone for everybody");
+    Volumes::new(Arc::new(SystemClock)).create(&own("two")).await.expect("created");
+    for _ in 0..500 {
+        if notes(&place) == 0 {
+            assert!(!place.dir.path().join("one.db").exists() && place.dir.path().join("two.db").exists());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nobody went on");
+}
+
+#[tokio::test]
+async fn a_note_that_came_too_late_harms_no_volume() {
+    let place = Place::new();
+    let request = place.request("own", 1 << 20, &[("provisioning", "filesystem")]);
+    let id = place.volumes.create(&request).await.expect("created").id;
+    stuck().await.delete(&id, &place.secrets()).await.expect("gone for everybody");
+    let dir = place.objects(".stead-deleting");
+    let note = std::fs::read_dir(&dir).expect("there").next().expect("one").expect("readable").path();
+    let content = std::fs::read(&note).expect("readable");
+    let resumed = [Named { name: "fs".to_owned(), secrets: place.secrets() }];
+    Volumes::new(Arc::new(SystemClock)).resume_deletions(&resumed).await;
+    place.volumes.create(&request).await.expect("a new one of the same name");
+    // A death before the note was removed.
+    std::fs::create_dir_all(&dir).expect("there");
+    std::fs::write(&note, content).expect("written");
+    Volumes::new(Arc::new(SystemClock)).resume_deletions(&resumed).await;
+    assert_eq!(notes(&place), 0);
+    place.volumes.find(&id, &place.secrets()).await.expect("it stays");
+    let uuid = place.file_system(id.as_str()).await.meta.format().uuid.clone();
+    // One that is wrong altogether.
+    std::fs::create_dir_all(&dir).expect("there");
+    let wrong = format!(r#"{{"volume":"{id}","engine":"sqlite3://{}"}}"#, place.dir.path().join("own.db").display());
+    std::fs::write(dir.join(uuid), wrong).expect("written");
+    std::fs::write(dir.join("nonsense"), "no JSON").expect("written");
+    Volumes::new(Arc::new(SystemClock)).resume_deletions(&resumed).await;
+    place.volumes.find(&id, &place.secrets()).await.expect("its record does not say so");
+}
+
+fn notes(place: &Place) -> usize {
+    std::fs::read_dir(place.objects(".stead-deleting")).map_or(0, Iterator::count)
+}
