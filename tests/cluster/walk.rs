@@ -36,10 +36,17 @@ struct Stored {
 }
 
 fn stored(cluster: &Cluster) -> Stored {
-    let keys = cluster.redis(&["-n", "1", "--raw", "KEYS", "*"]);
-    // What tells clients whether a commit took effect goes by itself, an hour after the last one; the others are times.
+    let redis = |command: &[&str]| cluster.redis(&[&["-n", "1", "--raw"], command].concat());
+    let keys = redis(&["KEYS", "*"]);
+    // What tells clients whether a commit took effect goes by itself, an hour after the last one; `last` begins times. The
+    // driver's own directories stay.
     let lasting = |key: &&str| !key.is_empty() && !["stead", "last"].iter().any(|start| key.starts_with(start));
-    let mut keys: Vec<_> = keys.lines().filter(lasting).map(str::to_owned).collect();
+    let attributes = |key: &&str| key.strip_prefix('i').is_some_and(|rest| rest.parse::<u64>().is_ok());
+    let (inodes, others): (Vec<_>, Vec<_>) = keys.lines().filter(lasting).partition(attributes);
+    // The root, /.stead, and what is in it.
+    let own = 2 + redis(&["HLEN", "d2"]).trim().parse::<usize>().expect("a number");
+    let mut keys: Vec<_> = others.into_iter().map(str::to_owned).collect();
+    keys.push(format!("inodes of volumes: {}", inodes.len().saturating_sub(own)));
     keys.sort();
     Stored { keys, objects: cluster.objects("volumes") }
 }
@@ -48,6 +55,7 @@ fn stored(cluster: &Cluster) -> Stored {
 fn what_a_file_system_costs(cluster: &Cluster) -> Stored {
     cluster.apply(&all(&[claim("first", "steadfast", ""), pod("first", "first")]));
     cluster.wait("condition=Ready", &["pod/first"]);
+    cluster.sh("first", "echo first >/data/first; sync");
     cluster.apply(&snapshot("first", "first"));
     cluster.wait("jsonpath={.status.readyToUse}=true", &["volumesnapshot/first"]);
     cluster.kubectl(&["delete", "volumesnapshot", "first"]);
