@@ -46,8 +46,9 @@ fn observed(engine: Engine) {
     fs::write(target.join("file"), "more content").expect("the mount outlives its worker");
     services.replace_worker(&volume);
     fs::remove_file(target.join("file")).expect("removed");
-    // What a volume uses is known once somebody has asked.
-    nix::sys::statvfs::statvfs(&target).expect("it answers");
+    eventually("a heartbeat has told what the volume uses", Duration::from_secs(30), || {
+        services.node_page("/metrics").contains("juicefs_used_space{").then_some(())
+    });
 
     let (controller, node) = (services.controller_page("/metrics"), services.node_page("/metrics"));
     told(&services, &controller, &node);
