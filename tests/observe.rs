@@ -46,6 +46,9 @@ fn observed(engine: Engine) {
     fs::write(target.join("file"), "more content").expect("the mount outlives its worker");
     services.replace_worker(&volume);
     fs::remove_file(target.join("file")).expect("removed");
+    eventually("a heartbeat has told what the volume uses", Duration::from_secs(30), || {
+        services.node_page("/metrics").contains("juicefs_used_space{").then_some(())
+    });
 
     let (controller, node) = (services.controller_page("/metrics"), services.node_page("/metrics"));
     told(&services, &controller, &node);
