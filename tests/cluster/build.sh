@@ -8,6 +8,7 @@ set -euo pipefail
 export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=mod"
 mkdir -p "$2"
 BIN=$(readlink -f "$2")
+go() { command "${GO:-go}" "$@"; }
 
 # The kubelet refuses to be a version that it does not know.
 stamp() {

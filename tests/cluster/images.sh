@@ -55,8 +55,9 @@ for program in csi-provisioner:v6.3.0 csi-resizer:v2.2.0 csi-snapshotter:v8.6.0 
   kept "$name.tar" "registry.k8s.io/sig-storage/$program" entrypoint:"/$name" "$BIN/$name:/$name"
 done
 # What upstream's suite asks for, by its names.
-if [[ -x $BIN/agnhost ]]; then
-  kept agnhost.tar registry.k8s.io/e2e-test-images/agnhost:2.59 entrypoint:/agnhost "$BIN/agnhost:/agnhost" "${BUSYBOX[@]}"
+if [[ -n ${CLUSTER_E2E:-} ]]; then
+  kept agnhost.tar registry.k8s.io/e2e-test-images/agnhost:2.59 entrypoint:/agnhost "$CLUSTER_E2E/agnhost:/agnhost" \
+    "${BUSYBOX[@]}"
   for name in busybox:1.37.0-1 nginx:1.14-4 nginx:1.15-4; do
     kept "e2e-${name/:/-}.tar" "registry.k8s.io/e2e-test-images/$name" "${BUSYBOX[@]}"
   done

@@ -83,6 +83,17 @@ pub(crate) fn attributes(name: &str, parameters: &str) -> String {
     )
 }
 
+/// A volume that was not provisioned, with its claim.
+pub(crate) fn static_volume(name: &str, path: &str) -> String {
+    let volume = format!(
+        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {name}}}\nspec:\n  capacity: {{storage: 1Gi}}\n  \
+         accessModes: [ReadWriteMany]\n  storageClassName: \"\"\n  persistentVolumeReclaimPolicy: Retain\n  \
+         csi: {{driver: csi.steadfast.io, volumeHandle: {name}, volumeAttributes: {{path: {path}}}, \
+         nodePublishSecretRef: {{name: volumes, namespace: default}}}}\n"
+    );
+    all(&[volume, claim(name, "\"\"", &format!("volumeName: {name}"))])
+}
+
 /// Several of them.
 pub(crate) fn all(manifests: &[String]) -> String {
     manifests.join("---\n")

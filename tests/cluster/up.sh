@@ -2,7 +2,7 @@
 # Starts a Kubernetes of one node with Redis and MinIO beside it, all in namespaces of its own:  up.sh
 #
 # CLUSTER_RUN is the directory for all of its state, CLUSTER_BIN has its programs (build.sh), CLUSTER_MINIO is a program
-# `minio`. Afterwards `. env.sh` gives `kubectl` and `inside`; down.sh ends it.
+# `minio`, CLUSTER_E2E a directory with programs of upstream's suite, if that is to run. Afterwards `. env.sh` gives `kubectl` and `inside`; down.sh ends it.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 BEGUN=$(date +%s%N)

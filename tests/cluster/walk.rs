@@ -7,11 +7,12 @@ use stead_tests::cluster::PATIENCE;
 use stead_tests::process::files_below;
 use stead_tests::{Cluster, eventually};
 
-use super::manifests::{all, attributes, claim, claim_from, pod, secret, snapshot};
+use super::manifests::{all, attributes, claim, claim_from, pod, secret, snapshot, static_volume};
 
 pub(crate) fn everything_that_a_claim_can_do(cluster: &Cluster) {
     let before = what_a_file_system_costs(cluster);
     share(cluster);
+    by_hand(cluster);
     grow(cluster);
     change(cluster);
     copy(cluster);
@@ -71,6 +72,20 @@ fn share(cluster: &Cluster) {
     assert_eq!(cluster.sh("b", "cat /data/a; echo from b >>/data/a; sync"), "from a\n");
     assert_eq!(cluster.sh("a", "cat /data/a"), "from a\nfrom b\n");
     assert_eq!(cluster.sh("a", "md5sum </data/large"), cluster.sh("b", "md5sum </data/large"));
+}
+
+/// A directory that another volume has, as a volume of its own.
+fn by_hand(cluster: &Cluster) {
+    let claimed = cluster.get(&["pvc", "data"])["spec"]["volumeName"].as_str().expect("bound").to_owned();
+    let attributes = cluster.get(&["pv", &claimed])["spec"]["csi"]["volumeAttributes"].clone();
+    let path = attributes["path"].as_str().unwrap_or(&claimed);
+    cluster.apply(&all(&[static_volume("by-hand", path), pod("by-hand", "by-hand")]));
+    cluster.wait("condition=Ready", &["pod/by-hand"]);
+    assert_eq!(cluster.sh("by-hand", "cat /data/a"), "from a\nfrom b\n");
+    cluster.sh("by-hand", "echo by hand >/data/by-hand; sync");
+    assert_eq!(cluster.sh("a", "cat /data/by-hand"), "by hand\n");
+    cluster.kubectl(&["delete", "pod/by-hand", "pvc/by-hand", "pv/by-hand"]);
+    assert_eq!(cluster.sh("a", "rm /data/by-hand; cat /data/a"), "from a\nfrom b\n", "what is static stays");
 }
 
 fn grow(cluster: &Cluster) {

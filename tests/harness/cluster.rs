@@ -33,14 +33,24 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The cluster; it ends with its guard.
 pub struct Cluster {
     namespace: String,
+    upstream: bool,
     dir: TempDir,
 }
 
 impl Cluster {
     /// Starts one, with the image `stead:test` made of the binary under test.
     pub fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// The same, also with the images that upstream's suite needs.
+    pub fn start_for_upstream() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(upstream: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("cluster-").tempdir().expect("a temporary directory");
-        let mut cluster = Self { namespace: String::new(), dir };
+        let mut cluster = Self { namespace: String::new(), upstream, dir };
         print!("{}", must(&mut cluster.script("up.sh"), UP));
         cluster.namespace = cluster.pid("namespace");
         cluster.image(&tools::stead(), "test");
@@ -61,6 +71,9 @@ impl Cluster {
         let mut command = Command::new(tools::data("cluster").join(name));
         command.env("CLUSTER_RUN", self.run_dir()).env("CLUSTER_BIN", tools::cluster());
         command.env("CLUSTER_MINIO", tools::minio());
+        if self.upstream {
+            command.env("CLUSTER_E2E", tools::upstream());
+        }
         command
     }
 

@@ -53,6 +53,11 @@ pub fn cluster() -> PathBuf {
     cached("cluster-1.35.4/bin")
 }
 
+/// Directory of the programs of Kubernetes' own suite.
+pub fn upstream() -> PathBuf {
+    cached("e2e-1.35.4")
+}
+
 /// The POSIX suite.
 pub fn pjdfstest() -> PathBuf {
     cached("pjdfstest-0.2.2/bin/pjdfstest")
