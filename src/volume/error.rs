@@ -111,8 +111,6 @@ impl Error {
         match self {
             Self::Parameter { .. }
             | Self::UnknownParameter { .. }
-            | Self::Secret { .. }
-            | Self::MissingSecret { .. }
             | Self::Name { .. }
             | Self::Unsupported { .. }
             | Self::InGroup { .. }
@@ -122,7 +120,10 @@ impl Error {
             Self::Exists { .. } => Kind::Exists,
             Self::NotFound { .. } => Kind::NotFound,
             Self::BeingDeleted { .. } | Self::NotReady { .. } => Kind::Busy,
-            Self::InUse { .. } | Self::NotTogether { .. } => Kind::Precondition,
+            // A Secret can be mended under the same request, which is tried again soon; an invalid request is not.
+            Self::Secret { .. } | Self::MissingSecret { .. } | Self::InUse { .. } | Self::NotTogether { .. } => {
+                Kind::Precondition
+            }
             Self::Changing { .. } => Kind::Unavailable,
             Self::NoDatabase { .. } => Kind::Exhausted,
             Self::Deadline { .. } => Kind::Deadline,
@@ -140,14 +141,15 @@ impl Error {
 fn meta_kind(error: &stead_meta::Error) -> Kind {
     use stead_meta::Error as Meta;
     match error {
-        Meta::Address { .. }
-        | Meta::Invalid { .. }
-        | Meta::InvalidName { .. }
-        | Meta::NameTooLong { .. }
-        | Meta::NotSupported { .. } => Kind::Invalid,
-        Meta::NotFormatted { .. } | Meta::Format { .. } | Meta::NotDirectory { .. } | Meta::ReadOnly => {
-            Kind::Precondition
+        Meta::Invalid { .. } | Meta::InvalidName { .. } | Meta::NameTooLong { .. } | Meta::NotSupported { .. } => {
+            Kind::Invalid
         }
+        // Addresses come with Secrets.
+        Meta::Address { .. }
+        | Meta::NotFormatted { .. }
+        | Meta::Format { .. }
+        | Meta::NotDirectory { .. }
+        | Meta::ReadOnly => Kind::Precondition,
         Meta::Denied { .. } => Kind::Denied,
         Meta::Unavailable { .. } => Kind::Unavailable,
         Meta::EngineFull { .. }
@@ -176,8 +178,7 @@ fn meta_kind(error: &stead_meta::Error) -> Kind {
 fn object_kind(error: &stead_object::Error) -> Kind {
     use stead_object::Error as Object;
     match error {
-        Object::Config { .. } | Object::EncryptKey { .. } => Kind::Invalid,
-        Object::NoBucket { .. } => Kind::Precondition,
+        Object::Config { .. } | Object::EncryptKey { .. } | Object::NoBucket { .. } => Kind::Precondition,
         Object::Denied { .. } => Kind::Denied,
         Object::Full { .. } => Kind::Exhausted,
         Object::Temporary { .. } => Kind::Unavailable,

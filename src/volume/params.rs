@@ -335,7 +335,7 @@ mod tests {
             (map(&[("uid", "-1")]), "uid"),
             (map(&[("gid", "users")]), "gid"),
             (map(&[("inodes", "many")]), "inodes"),
-            (map(&[("databases", "1-15")]), "filesystem only"),
+            (map(&[("databases", "1-15")]), "goes with provisioning: filesystem"),
             (map(&[("provisioning", "filesystem"), ("databases", "9-1")]), "databases"),
             (map(&[("provisioning", "filesystem"), ("pathPattern", "x")]), "goes with provisioning: directory"),
             (map(&[("mountOptions", "cache-sise=1")]), "cache-sise"),

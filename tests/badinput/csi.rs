@@ -124,20 +124,20 @@ fn a_wrong_request() {
 #[test]
 fn a_wrong_secret() {
     let mut tried = Tried::on(Engine::Redis);
-    const INVALID: &[Code] = &[Code::InvalidArgument];
+    const WRONG: &[Code] = &[Code::FailedPrecondition];
     for member in ["name", "metaurl"] {
-        tried.create(&format!("no {member}"), INVALID, &[member], |request| {
+        tried.create(&format!("no {member}"), WRONG, &[member], |request| {
             request.secrets.remove(member);
         });
     }
-    tried.secret("metaurl", "mysql://root@(127.0.0.1:3306)/db", INVALID, &["mysql"]);
-    tried.secret("name", "No_Caps", INVALID, &["name"]);
-    tried.secret("block-size", "3X", INVALID, &["block-size"]);
-    tried.secret("compress", "rar", INVALID, &["compress"]);
-    tried.secret("trash-days", "-1", INVALID, &["trash-days"]);
-    tried.secret("capacity", "much", INVALID, &["capacity"]);
-    tried.secret("storage", "floppy", INVALID, &["storage"]);
-    tried.secret("bucket", "no address", INVALID, &["bucket"]);
+    tried.secret("metaurl", "mysql://root@(127.0.0.1:3306)/db", WRONG, &["mysql"]);
+    tried.secret("name", "No_Caps", WRONG, &["name"]);
+    tried.secret("block-size", "3X", WRONG, &["block-size"]);
+    tried.secret("compress", "rar", WRONG, &["compress"]);
+    tried.secret("trash-days", "-1", WRONG, &["trash-days"]);
+    tried.secret("capacity", "much", WRONG, &["capacity"]);
+    tried.secret("storage", "floppy", WRONG, &["storage"]);
+    tried.secret("bucket", "no address", WRONG, &["bucket"]);
     tried.assert_untouched();
 }
 

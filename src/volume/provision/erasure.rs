@@ -87,7 +87,7 @@ impl Volumes {
 
     /// The same, until all is done that can be done.
     pub(super) async fn resume_file_systems(&self, secrets: &VolumeSecrets) {
-        let place = format!("{:?} {:?} of {}", secrets.storage, secrets.bucket, secrets.meta);
+        let place = format!("{} with {}", secrets.bucket.as_deref().unwrap_or_default(), secrets.meta);
         if !self.removals.is_new(&place) {
             return;
         }
@@ -98,7 +98,12 @@ impl Volumes {
 
     async fn finish_noted(&self, secrets: &VolumeSecrets) -> Result<()> {
         let Some(bucket) = engine::bucket(secrets).await? else { return Ok(()) };
-        for object in bucket.list(NOTES, "", BATCH).await? {
+        let notes = match bucket.list(NOTES, "", BATCH).await {
+            // Nothing was ever there.
+            Err(stead_object::Error::NoBucket { .. }) => return Ok(()),
+            listed => listed?,
+        };
+        for object in notes {
             let note = match bucket.get(&object.key, None).await {
                 Err(stead_object::Error::NotFound { .. }) => continue,
                 read => read?,

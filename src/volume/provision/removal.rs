@@ -99,9 +99,9 @@ impl Removals {
     }
 
     /// The next call for the file system looks again.
-    pub(super) fn failed(&self, uuid: &str, error: &crate::Error) {
-        warn!(uuid, %error, "what was deleted cannot be removed yet");
-        self.state.lock().searched.remove(uuid);
+    pub(super) fn failed(&self, place: &str, error: &crate::Error) {
+        warn!(place, %error, "what was deleted cannot be removed yet");
+        self.state.lock().searched.remove(place);
     }
 
     /// Whether nobody looked through the file system before.
