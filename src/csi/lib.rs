@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-pub use config::{ControllerConfig, NodeConfig, WorkerLaunch, WorkerMode};
+pub use config::{ControllerConfig, NodeConfig, PodMode, WorkerLaunch, WorkerMode};
 pub use server::ServeError;
 
 use proto::controller_server::ControllerServer;

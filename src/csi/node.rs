@@ -1,7 +1,9 @@
 //! The Node service: volumes mounted on this machine.
 
+mod events;
 mod keeper;
 mod launcher;
+mod pods;
 mod process;
 mod publish;
 mod resume;
@@ -15,6 +17,10 @@ mod worker;
 use std::path::Path;
 use std::time::Duration;
 
+use std::sync::Arc;
+
+use stead_base::SystemClock;
+use stead_k8s::Events;
 use stead_keeper::mount;
 use stead_volume::VolumeId;
 use tonic::{Request, Response, Status};
@@ -30,7 +36,9 @@ use crate::proto::node_service_capability::rpc::Type as RpcType;
 use crate::proto::node_service_capability::{Rpc, Type};
 use crate::rpc::answer;
 
+use events::Reporter;
 use launcher::Launcher;
+pub use pods::PodMode;
 use publish::{Publication, Publisher};
 use state::StateDir;
 use stats::Stats;
@@ -54,7 +62,10 @@ impl NodeService {
     /// Opens the state directory; goes on with the mounts that are there.
     pub(crate) fn open(config: NodeConfig) -> Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
-        let workers = Workers::new(Launcher::new(config.mode, config.worker), state.clone());
+        let clock = Arc::new(SystemClock);
+        let events = config.events.map(|cluster| Events::start(cluster, &config.driver_name, &config.node_id, clock));
+        let launcher = Launcher::new(config.mode, config.worker, state.root(), &config.node_id)?;
+        let workers = Workers::new(launcher, Reporter::new(events, state.clone()), state.clone());
         resume::listen(&workers)?;
         let publisher = Publisher { state, workers };
         Ok(Self { node_id: config.node_id, publisher, stats: Stats::default(), locks: Locks::default() })

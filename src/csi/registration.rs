@@ -128,6 +128,7 @@ mod tests {
             registrations: Some(dir.to_owned()),
             worker: WorkerLaunch { exe: PathBuf::new(), uid: 0, gid: 0 },
             mode: WorkerMode::Process,
+            events: None,
         }
     }
 

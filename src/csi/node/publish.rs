@@ -8,6 +8,7 @@ use stead_keeper::{Error as KeeperError, within};
 use stead_volume::{VolumeId, VolumeMount, VolumeSecrets};
 use tracing::{info, warn};
 
+use super::events::User;
 use super::state::{StateDir, TargetState, VolumeState};
 use super::target;
 use super::worker::Workers;
@@ -38,7 +39,8 @@ impl Publication {
         let secrets = VolumeSecrets::parse(&request.secrets)?;
         let volume = VolumeMount::new(&id, &secrets, &request.volume_context, &capability.mount_flags)?;
         let read_only = request.readonly || capability.read_only() || volume.config.options.read_only;
-        let wanted = TargetState { mode: capability.mode.into(), read_only, group: capability.group };
+        let user = User::of(&request.volume_context);
+        let wanted = TargetState { mode: capability.mode.into(), read_only, group: capability.group, user };
         Ok(Self { id, target: target::resolve(&target), wanted, exclusive: capability.exclusive(), volume })
     }
 }

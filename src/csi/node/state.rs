@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use stead_volume::VolumeId;
 
+use super::events::User;
 use super::process::ProcessId;
 use crate::error::{Error, Result};
 
@@ -37,6 +38,9 @@ pub(crate) struct TargetState {
     pub(crate) read_only: bool,
     /// The group that may use it.
     pub(crate) group: Option<u32>,
+    /// For whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<User>,
 }
 
 impl VolumeState {
@@ -177,7 +181,7 @@ mod tests {
         assert_eq!(state_dir.load_worker(&id).expect("readable"), worker);
         state_dir.save_worker(&id, None).expect("writable");
         assert_eq!(state_dir.load_worker(&id).expect("readable"), None);
-        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7) });
+        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7), user: None });
         state_dir.save(&id, &state).expect("writable");
         let reopened = StateDir::open(dir.path()).expect("there");
         assert_eq!(reopened.load(&id).expect("readable"), Some(state));

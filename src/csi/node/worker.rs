@@ -15,10 +15,11 @@ use serde_json::Value;
 use stead_keeper::launch;
 use stead_keeper::mount::{self, MountSpec};
 use stead_keeper::{Channel, Message, Peer, Process, within};
-use stead_volume::{MountConfig, VolumeId, VolumeMount};
+use stead_volume::{MountConfig, VolumeId, VolumeMount, WorkerSettings};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::events::{Notice, Reporter};
 use super::keeper::{self, Command, Health, KeeperHandle, Kept, Told};
 use super::launcher::Launcher;
 use super::process::ProcessId;
@@ -32,6 +33,13 @@ pub(crate) struct Resumed {
     pub(crate) session: Value,
     pub(crate) device: OwnedFd,
     pub(crate) segment: OwnedFd,
+}
+
+/// A process that waits for its order, or has it.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) channel: Channel,
+    pub(crate) process: Process,
 }
 
 /// How long a worker that lives may take to find a new node service.
@@ -51,13 +59,14 @@ const LOG_TAIL: u64 = 2000;
 #[derive(Clone)]
 pub(crate) struct Workers {
     launcher: Launcher,
+    reporter: Reporter,
     state: StateDir,
     kept: Arc<Mutex<HashMap<VolumeId, KeeperHandle>>>,
 }
 
 impl Workers {
-    pub(crate) fn new(launcher: Launcher, state: StateDir) -> Self {
-        Self { launcher, state, kept: Arc::default() }
+    pub(crate) fn new(launcher: Launcher, reporter: Reporter, state: StateDir) -> Self {
+        Self { launcher, reporter, state, kept: Arc::default() }
     }
 
     pub(crate) fn mount_point(&self, id: &VolumeId) -> PathBuf {
@@ -68,8 +77,30 @@ impl Workers {
         self.state.log(id)
     }
 
+    /// Where the node service is found by workers.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         self.launcher.keeper_socket(self.state.root())
+    }
+
+    /// The same place as it is seen from here.
+    pub(crate) fn listen_at(&self) -> PathBuf {
+        self.launcher.listen_at(self.state.root())
+    }
+
+    /// Tells the users of a volume.
+    pub(crate) fn tell(&self, id: &VolumeId, notice: Notice<'_>) {
+        self.reporter.tell(id, notice);
+    }
+
+    /// Tells the users of a volume that another worker has followed one that died; nobody waits until it is known how.
+    pub(crate) fn tell_of_death(&self, id: &VolumeId, died: Process) {
+        if self.reporter.is_heard() {
+            let (workers, id) = (self.clone(), id.clone());
+            tokio::spawn(async move {
+                let how = workers.launcher.fate(&died).await;
+                workers.tell(&id, Notice::Restarted { how: &how });
+            });
+        }
     }
 
     /// Mounts a volume at its place and starts the worker that serves it. Whatever fails, nothing stays.
@@ -95,7 +126,8 @@ impl Workers {
         dir.clone_into(&mut volume.config.mount_point);
         let config = serde_json::to_value(&volume.config).expect("a configuration has only text keys");
         let order = Message::Mount { config, keeper: Some(self.keeper_socket()) };
-        let (channel, process, told) = self.start_process(id, &order, &[device.as_raw_fd()]).await?;
+        let started = self.prepare(id, &volume.config.worker).await?;
+        let (Started { channel, process }, told) = self.order(id, started, &order, &[device.as_raw_fd()]).await?;
         let Told { session, segment } = told;
         self.keep(id, Kept { config: volume.config, device, segment, session, channel, process });
         Ok(())
@@ -106,21 +138,27 @@ impl Workers {
         self.kept.lock().insert(id.clone(), handle);
     }
 
-    /// Starts a process, gives it `order`, and waits until it serves.
-    pub(crate) async fn start_process(
+    /// Starts a process that waits for its order.
+    pub(crate) async fn prepare(&self, id: &VolumeId, settings: &WorkerSettings) -> Result<Started> {
+        let (channel, process) = self.launcher.start(id, settings, self.open_log(id)?).await?;
+        Ok(Started { channel, process })
+    }
+
+    /// Gives a process its order, and waits until it serves.
+    pub(crate) async fn order(
         &self,
         id: &VolumeId,
+        Started { channel, process }: Started,
         order: &Message,
         fds: &[RawFd],
-    ) -> Result<(Channel, Process, Told)> {
-        let (channel, process) = self.launcher.start(self.open_log(id)?).await?;
+    ) -> Result<(Started, Told)> {
         match self.hand_over(id, order, fds, &channel).await {
             Ok(told) => {
                 // What the worker takes for its number may be that of another pid namespace.
                 let pid = process.pid();
                 info!(volume = %id, pid, order = order.kind(), "worker serves");
                 self.state.save_worker(id, pid.and_then(ProcessId::of))?;
-                Ok((channel, process, told))
+                Ok((Started { channel, process }, told))
             }
             Err(error) => {
                 process.signal(Signal::SIGKILL);
@@ -212,7 +250,12 @@ impl Workers {
     pub(crate) async fn replace_all(&self) {
         let kept: Vec<_> = self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect();
         for (id, keeper) in kept {
-            match keeper.ask(Command::Replace).await {
+            // First, or a mount would wait for what may not come.
+            let replaced = match self.prepare(&id, keeper.settings()).await {
+                Ok(next) => keeper.ask(|answer| Command::Replace(next, answer)).await,
+                Err(error) => Err(error),
+            };
+            match replaced {
                 Ok(()) => info!(volume = %id, "worker replaced"),
                 Err(error) => error!(volume = %id, %error, "the worker stays"),
             }
