@@ -276,6 +276,16 @@ impl Keeper {
                     let _unheard = answer.send(Ok(()));
                     return;
                 };
+                if message == Message::HandOver {
+                    match self.workers.prepare(&self.id, &config.worker).await {
+                        Ok(next) => self.next = Some(next),
+                        Err(error) => {
+                            // The worker stays. Whoever asked may have gone.
+                            let _unheard = answer.send(Err(error));
+                            return;
+                        }
+                    }
+                }
                 self.asked = Some((Some(config), answer));
                 message
             }
