@@ -28,7 +28,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::mount::detach;
 use crate::pods::Cluster;
 use crate::process::{Process, eventually, files_below, signal_to, tail};
-use crate::servers::{Minio, Redis, free_port};
+use crate::servers::{Minio, Redis};
 use crate::tools;
 use crate::volume::Engine;
 
@@ -55,7 +55,7 @@ pub struct Services {
     pub minio: Option<Minio>,
     /// The engine, if it is a server.
     pub redis: Option<Redis>,
-    runner: Option<Process>,
+    _runner: Option<Process>,
     cluster: Option<Cluster>,
     workers: Workers,
     dir: TempDir,
@@ -107,7 +107,7 @@ impl Services {
             sockets.iter().all(|socket| socket.exists()).then_some(())
         });
         let client = CsiClient::connect(&sockets[0], &sockets[1]);
-        Self { controller, node, client, secrets, minio, redis, runner, cluster, workers, dir }
+        Self { controller, node, client, secrets, minio, redis, _runner: runner, cluster, workers, dir }
     }
 
     /// Ends the node service and starts another one, which listens when this returns.
@@ -319,7 +319,7 @@ fn runner_socket(dir: &Path) -> PathBuf {
 fn start_node(dir: &Path, workers: Workers) -> Process {
     let mut command = Command::new(tools::stead());
     command.args(["node", "--endpoint", &format!("unix://{}", socket(dir, "node").display())]);
-    command.args(["--node-id", &format!("node-{}", free_port()), "--state-dir"]).arg(dir.join("state"));
+    command.args(["--node-id", "node-1", "--state-dir"]).arg(dir.join("state"));
     command.args(["--worker-uid", "65532", "--worker-gid", "65532"]);
     match workers {
         Workers::OfNode => {}
