@@ -29,6 +29,11 @@ fn workers_of_a_runner() {
     outlives_everybody(Workers::OfRunner);
 }
 
+#[test]
+fn workers_in_pods() {
+    outlives_everybody(Workers::InPods);
+}
+
 fn outlives_everybody(workers: Workers) {
     let rounds = tools::number("STEAD_HANDOVER_ROUNDS", 20);
     let mut services = Services::start_with(Engine::Redis, workers);
@@ -63,6 +68,7 @@ fn outlives_everybody(workers: Workers) {
     }
     services.unpublish(&volume, &target);
     assert_eq!(services.worker(&volume), None);
+    eventually("no pod is left", Duration::from_secs(30), || services.pods().is_empty().then_some(()));
     services.delete(&volume.volume_id).expect("deleted");
 }
 

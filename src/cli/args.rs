@@ -364,9 +364,36 @@ pub(crate) struct NodeArgs {
     /// Program of workers, read anew for each [default: this program]
     #[arg(long, value_name = "FILE", conflicts_with = "runner_socket")]
     pub(crate) worker_exe: Option<PathBuf>,
+    /// Where workers run: as processes of their own, below a runner, in pods [default: process, or runner with
+    /// --runner-socket]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<NodeMode>,
     /// Have workers started by the runner that listens here (`stead runner`)
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", required_if_eq("mode", "runner"))]
     pub(crate) runner_socket: Option<PathBuf>,
+    /// What pods of workers are made from, in YAML or JSON; read anew for each
+    #[arg(long, value_name = "FILE", required_if_eq("mode", "pod"))]
+    pub(crate) worker_template: Option<PathBuf>,
+    /// Tell pods and claims by events what happens to their mounts
+    #[arg(long)]
+    pub(crate) events: bool,
+    /// Name of the pod that this is in: pods of workers belong to its `DaemonSet`
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub(crate) pod_name: Option<String>,
+    /// How to reach the cluster [default: as the pod's service account]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// Where workers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NodeMode {
+    /// As processes of the node service
+    Process,
+    /// As processes of a runner
+    Runner,
+    /// In a pod each
+    Pod,
 }
 
 #[derive(Args, Debug)]

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use stead_k8s::Cluster;
 pub use stead_keeper::launch::WorkerLaunch;
+
+pub use crate::node::PodMode;
 
 /// The controller service.
 #[derive(Clone, Debug)]
@@ -38,10 +41,12 @@ pub struct NodeConfig {
     pub worker: WorkerLaunch,
     /// Where.
     pub mode: WorkerMode,
+    /// The cluster whose pods and claims get events about their mounts. `None`: nobody is told.
+    pub events: Option<Cluster>,
 }
 
 /// Where workers run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum WorkerMode {
     /// As processes that the node service starts.
     Process,
@@ -50,4 +55,6 @@ pub enum WorkerMode {
         /// Where the runner listens. Workers find the node service in the same directory.
         socket: PathBuf,
     },
+    /// In pods of their own. The node service has to be in the pid namespace of the machine.
+    Pod(PodMode),
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use stead_k8s::Error as ClusterError;
 use stead_keeper::Error as KeeperError;
 use stead_volume::Kind;
 use tonic::{Code, Status};
@@ -45,6 +46,8 @@ pub(crate) enum Error {
     Volume(#[from] stead_volume::Error),
     #[error(transparent)]
     Keeper(#[from] KeeperError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
 }
 
 impl Error {
@@ -63,7 +66,13 @@ impl Error {
             Self::Hanging { .. } => Code::Unavailable,
             Self::Volume(error) => volume_code(error.kind()),
             Self::Keeper(error) => keeper_code(error),
+            Self::Cluster(error) => cluster_code(error),
         }
+    }
+
+    /// Whether the same may succeed later, whatever the worker is like.
+    pub(crate) fn is_of_the_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(ClusterError::Away { .. }))
     }
 }
 
@@ -106,6 +115,14 @@ fn keeper_code(error: &KeeperError) -> Code {
         | KeeperError::Fusermount { .. }
         | KeeperError::Protocol { .. }
         | KeeperError::Socket { .. } => Code::Internal,
+    }
+}
+
+fn cluster_code(error: &ClusterError) -> Code {
+    match error {
+        ClusterError::Away { .. } | ClusterError::Access { .. } | ClusterError::Pod { .. } => Code::Unavailable,
+        ClusterError::SlowPod { .. } => Code::DeadlineExceeded,
+        ClusterError::Refused { .. } | ClusterError::Template { .. } => Code::FailedPrecondition,
     }
 }
 

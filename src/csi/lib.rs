@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-pub use config::{ControllerConfig, NodeConfig, WorkerLaunch, WorkerMode};
+pub use config::{ControllerConfig, NodeConfig, PodMode, WorkerLaunch, WorkerMode};
 pub use node::{NodeTarget, NodeVolume, VolumeHealth};
 pub use server::ServeError;
 

@@ -1,9 +1,11 @@
 //! The Node service: volumes mounted on this machine.
 
+mod events;
 mod figures;
 mod keeper;
 mod launcher;
 mod list;
+mod pods;
 mod process;
 mod publish;
 mod resume;
@@ -17,6 +19,10 @@ mod worker;
 use std::path::Path;
 use std::time::Duration;
 
+use std::sync::Arc;
+
+use stead_base::SystemClock;
+use stead_k8s::Events;
 use stead_keeper::mount;
 use stead_telemetry::{Exposition, Kind};
 use stead_volume::VolumeId;
@@ -33,11 +39,13 @@ use crate::proto::node_service_capability::rpc::Type as RpcType;
 use crate::proto::node_service_capability::{Rpc, Type};
 use crate::rpc::{About, answer};
 
+use events::{Reporter, User};
 use launcher::Launcher;
 pub(crate) use list::volumes;
 pub use list::{NodeTarget, NodeVolume, VolumeHealth};
+pub use pods::PodMode;
 use publish::{Publication, Publisher};
-use state::{Pod, StateDir};
+use state::StateDir;
 use stats::Stats;
 use worker::Workers;
 
@@ -61,9 +69,11 @@ impl NodeService {
     /// Opens the state directory; goes on with the mounts that are there.
     pub(crate) fn open(config: NodeConfig) -> Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
-        let launcher = Launcher::new(config.mode, config.worker);
+        let clock = Arc::new(SystemClock);
+        let events = config.events.map(|cluster| Events::start(cluster, &config.driver_name, &config.node_id, clock));
+        let launcher = Launcher::new(config.mode, config.worker, state.root(), &config.node_id)?;
         launcher.prepare()?;
-        let workers = Workers::new(launcher, state.clone());
+        let workers = Workers::new(launcher, Reporter::new(events, state.clone()), state.clone());
         resume::listen(&workers)?;
         let publisher = Publisher { state, workers };
         Ok(Self { node_id: config.node_id, publisher, stats: Stats::default(), locks: Locks::default() })
@@ -96,7 +106,7 @@ impl NodeService {
         let state =
             VolumeId::parse(&request.volume_id).ok().and_then(|id| self.publisher.state.load(&id).ok().flatten());
         let target = target::resolve(Path::new(&request.target_path));
-        let pod = state.and_then(|state| state.targets.get(&target)?.pod.as_ref().map(Pod::to_string));
+        let pod = state.and_then(|state| state.targets.get(&target)?.user.as_ref().map(User::to_string));
         About { volume: request.volume_id.clone(), pod, target: Some(request.target_path.clone()) }
     }
 
@@ -143,7 +153,7 @@ impl Node for NodeService {
     ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
         let about = About {
-            pod: Pod::of(&request.volume_context).map(|pod| pod.to_string()),
+            pod: User::of(&request.volume_context).map(|user| user.to_string()),
             target: Some(request.target_path.clone()),
             volume: request.volume_id.clone(),
         };

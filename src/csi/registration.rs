@@ -129,6 +129,7 @@ mod tests {
             metrics: None,
             worker: WorkerLaunch { exe: PathBuf::new(), uid: 0, gid: 0 },
             mode: WorkerMode::Process,
+            events: None,
         }
     }
 

@@ -42,7 +42,10 @@ impl Cluster {
                 let file = Kubeconfig::read_from(path).map_err(named)?;
                 Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(named)?
             }
-            None => Config::incluster().map_err(|error| denied(chain(&error)))?,
+            None => {
+                let outside = |error| denied(format!("not in a pod, and no kubeconfig is given ({})", chain(&error)));
+                Config::incluster().map_err(outside)?
+            }
         };
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(ANSWER);

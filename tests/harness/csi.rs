@@ -30,6 +30,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::mount::detach;
+use crate::pods::Cluster;
 use crate::process::{Process, eventually, files_below, signal_to, tail};
 use crate::servers::{Minio, Redis, free_port};
 use crate::tools;
@@ -58,7 +59,9 @@ pub struct Services {
     pub minio: Option<Minio>,
     /// The engine, if it is a server.
     pub redis: Option<Redis>,
-    runner: Option<Process>,
+    _runner: Option<Process>,
+    cluster: Option<Cluster>,
+    workers: Workers,
     pages: Pages,
     dir: TempDir,
 }
@@ -77,6 +80,8 @@ pub enum Workers {
     OfNode,
     /// Below a runner, which is as unprivileged as they are.
     OfRunner,
+    /// In a pod each.
+    InPods,
 }
 
 impl Services {
@@ -106,6 +111,7 @@ impl Services {
         let pages = Pages { controller: free_port(), node: free_port() };
         let mut controller = start_controller(dir.path(), pages, None);
         let runner = (workers == Workers::OfRunner).then(|| start_runner(dir.path()));
+        let cluster = (workers == Workers::InPods).then(|| start_cluster(dir.path()));
         let mut node = start_node(dir.path(), pages, workers);
         let sockets = [socket(dir.path(), "controller"), socket(dir.path(), "node")];
         eventually("controller and node listen", Duration::from_secs(20), || {
@@ -114,14 +120,13 @@ impl Services {
             sockets.iter().all(|socket| socket.exists()).then_some(())
         });
         let client = CsiClient::connect(&sockets[0], &sockets[1]);
-        Self { controller, node, client, secrets, minio, redis, runner, pages, dir }
+        Self { controller, node, client, secrets, minio, redis, _runner: runner, cluster, workers, pages, dir }
     }
 
     /// Ends the node service and starts another one, which listens when this returns.
     pub fn restart_node(&mut self) {
         assert!(self.node.stop(), "the node service ends when it is asked to");
-        let workers = if self.runner.is_some() { Workers::OfRunner } else { Workers::OfNode };
-        self.node = start_node(self.dir.path(), self.pages, workers);
+        self.node = start_node(self.dir.path(), self.pages, self.workers);
         let socket = self.node_socket();
         eventually("the node service listens again", Duration::from_secs(20), || {
             self.node.expect_alive();
@@ -153,6 +158,11 @@ impl Services {
         eventually("another worker serves", Duration::from_secs(30), || {
             self.worker(volume).filter(|worker| Some(*worker) != before)
         });
+    }
+
+    /// Pods of workers; none when workers run elsewhere.
+    pub fn pods(&self) -> Vec<String> {
+        self.cluster.as_ref().map(Cluster::pods).unwrap_or_default()
     }
 
     /// The process that serves a volume.
@@ -327,6 +337,13 @@ fn start_runner(dir: &Path) -> Process {
     runner
 }
 
+fn start_cluster(dir: &Path) -> Cluster {
+    let cluster = Cluster::start(dir);
+    fs::write(dir.join("kubeconfig"), cluster.kubeconfig()).expect("written");
+    fs::write(dir.join("template"), "image: stead").expect("written");
+    cluster
+}
+
 fn runner_socket(dir: &Path) -> PathBuf {
     dir.join("run").join("runner.sock")
 }
@@ -334,11 +351,16 @@ fn runner_socket(dir: &Path) -> PathBuf {
 fn start_node(dir: &Path, pages: Pages, workers: Workers) -> Process {
     let mut command = Command::new(tools::stead());
     command.args(["node", "--endpoint", &format!("unix://{}", socket(dir, "node").display())]);
-    command.args(["--node-id", &format!("node-{}", free_port()), "--state-dir"]).arg(dir.join("state"));
+    command.args(["--node-id", "node-1", "--state-dir"]).arg(dir.join("state"));
     command.args(["--worker-uid", "65532", "--worker-gid", "65532"]);
     command.args(["--metrics", &format!("127.0.0.1:{}", pages.node)]);
-    if workers == Workers::OfRunner {
-        command.arg("--runner-socket").arg(runner_socket(dir));
+    match workers {
+        Workers::OfNode => {}
+        Workers::OfRunner => _ = command.arg("--runner-socket").arg(runner_socket(dir)),
+        Workers::InPods => {
+            command.args(["--mode", "pod", "--worker-template"]).arg(dir.join("template"));
+            command.arg("--events").arg("--kubeconfig").arg(dir.join("kubeconfig"));
+        }
     }
     Process::start("stead node", &mut command, &dir.join("node.log"))
 }

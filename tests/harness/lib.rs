@@ -9,6 +9,7 @@ pub mod csi;
 pub mod mount;
 pub mod odd;
 pub mod pattern;
+pub mod pods;
 pub mod process;
 pub mod proxy;
 pub mod servers;

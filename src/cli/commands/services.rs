@@ -3,12 +3,13 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
-use stead_csi::{ControllerConfig, NodeConfig, WorkerMode, run_controller, run_node};
+use stead_csi::{ControllerConfig, NodeConfig, PodMode, WorkerMode, run_controller, run_node};
+use stead_k8s::Cluster;
 use stead_keeper::launch::WorkerLaunch;
 use tokio_util::sync::CancellationToken;
 
 use super::environment;
-use crate::args::{ControllerArgs, NodeArgs, RunnerArgs, WorkerArgs};
+use crate::args::{ControllerArgs, NodeArgs, NodeMode, RunnerArgs, WorkerArgs};
 use crate::exit::Failure;
 
 pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
@@ -24,8 +25,9 @@ pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
 
 pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
+    let mode = mode(&args).await?;
+    let events = if args.events { Some(cluster(&args).await?) } else { None };
     let exe = args.worker_exe.map_or_else(own_program, Ok)?;
-    let mode = args.runner_socket.map_or(WorkerMode::Process, |socket| WorkerMode::Runner { socket });
     let config = NodeConfig {
         endpoint: args.service.endpoint,
         driver_name: args.service.driver_name,
@@ -35,8 +37,30 @@ pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
         metrics: args.service.metrics,
         worker: WorkerLaunch { exe, uid: args.worker_uid, gid: args.worker_gid },
         mode,
+        events,
     };
     run_node(config, stop, environment::hangups()?).await.map_err(|error| Failure::general(error.to_string()))
+}
+
+/// Where workers run. What belongs to one mode is refused with another.
+async fn mode(args: &NodeArgs) -> Result<WorkerMode, Failure> {
+    let given = args.mode.unwrap_or(if args.runner_socket.is_some() { NodeMode::Runner } else { NodeMode::Process });
+    match (given, &args.runner_socket, &args.worker_template) {
+        (NodeMode::Process, None, None) => Ok(WorkerMode::Process),
+        (NodeMode::Runner, Some(socket), None) => Ok(WorkerMode::Runner { socket: socket.clone() }),
+        (NodeMode::Pod, None, Some(template)) => {
+            let (cluster, template, own_pod) = (cluster(args).await?, template.clone(), args.pod_name.clone());
+            Ok(WorkerMode::Pod(PodMode { cluster, template, own_pod }))
+        }
+        _ => {
+            let why = "--runner-socket belongs to --mode runner, and --worker-template to --mode pod";
+            Err(Failure::usage(why.to_owned()))
+        }
+    }
+}
+
+async fn cluster(args: &NodeArgs) -> Result<Cluster, Failure> {
+    Cluster::connect(args.kubeconfig.as_deref()).await.map_err(|error| Failure::usage(error.to_string()))
 }
 
 pub(crate) async fn runner(args: RunnerArgs) -> Result<(), Failure> {

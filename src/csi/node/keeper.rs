@@ -7,15 +7,16 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use stead_keeper::{Channel, Message, Process, mount, within};
-use stead_volume::{MountConfig, VolumeId};
+use stead_volume::{MountConfig, VolumeId, WorkerSettings};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{error, info, warn};
 
+use super::events::Notice;
 use super::figures::Measured;
 use super::state::Condition;
 use super::target;
-use super::worker::Workers;
+use super::worker::{Started, Workers};
 use crate::error::Result;
 
 /// A worker that has served for so long did not die of its start.
@@ -50,8 +51,8 @@ pub(crate) struct Kept {
 pub(crate) enum Command {
     /// The worker is to end.
     Drain,
-    /// Another worker is to go on.
-    Replace(Answer),
+    /// Another worker is to go on: this one.
+    Replace(Started, Answer),
     /// The credentials of this configuration are to be used from now on.
     Refresh(Box<MountConfig>, Answer),
     /// The worker is to tell how its mount does.
@@ -74,9 +75,15 @@ pub(crate) enum Health {
 pub(crate) struct KeeperHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Health>,
+    settings: WorkerSettings,
 }
 
 impl KeeperHandle {
+    /// For the worker's pod.
+    pub(crate) fn settings(&self) -> &WorkerSettings {
+        &self.settings
+    }
+
     /// Asks without waiting for what comes of it.
     pub(crate) async fn tell(&self, command: Command) {
         // A keeper that is gone has nothing left to do.
@@ -136,15 +143,21 @@ pub(crate) struct Keeper {
     asked: Option<(Option<MountConfig>, Answer)>,
     /// Who waits for the answer of the worker to [`Message::Measure`].
     measuring: Vec<oneshot::Sender<Measured>>,
+    /// Who goes on when the worker has handed over.
+    next: Option<Started>,
+    /// The process that the last worker was.
+    before: Option<Process>,
 }
 
 /// Keeps a mount until it ends.
 pub(crate) fn keep(id: VolumeId, workers: Workers, kept: Kept) -> KeeperHandle {
     let (sender, commands) = mpsc::channel(8);
     let (health, seen) = watch::channel(Health::Serving);
-    let keeper = Keeper { id, workers, kept, commands, health, draining: false, asked: None, measuring: Vec::new() };
+    let settings = kept.config.worker.clone();
+    let (asked, next, before, measuring) = (None, None, None, Vec::new());
+    let keeper = Keeper { id, workers, kept, commands, health, draining: false, asked, next, before, measuring };
     tokio::spawn(keeper.run());
-    KeeperHandle { commands: sender, health: seen }
+    KeeperHandle { commands: sender, health: seen, settings }
 }
 
 impl Keeper {
@@ -161,8 +174,14 @@ impl Keeper {
             }
             self.health.send_replace(Health::Waiting);
             failures = if left == Left::HandedOver || began.elapsed() >= SETTLED { 0 } else { failures + 1 };
+            if left == Left::Died && failures > 1 {
+                self.workers.tell(&self.id, Notice::BackOff { error: "it ends right after its start" });
+            }
             if !self.revive(failures).await {
                 break;
+            }
+            if let (Left::Died, Some(before)) = (left, self.before.take()) {
+                self.workers.tell_of_death(&self.id, before);
             }
         }
         self.workers.ended(&self.id);
@@ -248,6 +267,7 @@ impl Keeper {
                 if matches!(&*stage, "serve" | "drain") {
                     *left = Left::ForGood;
                 }
+                self.next = None;
                 self.answer(Err(self.workers.failed(&self.id, &stage, &error, Some(exit_code))));
             }
             other => warn!(volume = %self.id, message = other.kind(), "unexpected from a worker"),
@@ -260,6 +280,7 @@ impl Keeper {
         self.workers.figures().hung.count();
         let pods = self.workers.pods(&self.id);
         error!(volume = %self.id, pods, "the worker has answered nothing for {HUNG:?}: killing it");
+        self.workers.tell(&self.id, Notice::Hung { silence: HUNG });
         self.kept.process.signal(Signal::SIGKILL);
         if timeout(DYING, self.kept.process.ended()).await.is_err() {
             self.abort().await;
@@ -271,6 +292,7 @@ impl Keeper {
         self.workers.note(&self.id, Condition::Aborted);
         let pods = self.workers.pods(&self.id);
         error!(volume = %self.id, pods, "giving the mount up: whoever uses it gets an error");
+        self.workers.tell(&self.id, Notice::Aborted { log: &self.workers.log(&self.id) });
         let dir = self.workers.mount_point(&self.id);
         if let Err(error) = within("abort", target::SYSCALL, move || mount::abort(&dir)).await {
             warn!(volume = %self.id, %error, "cannot abort the mount");
@@ -293,7 +315,8 @@ impl Keeper {
                 self.draining = true;
                 Message::Drain
             }
-            Command::Replace(answer) => {
+            Command::Replace(next, answer) => {
+                self.next = Some(next);
                 self.asked = Some((None, answer));
                 Message::HandOver
             }
@@ -303,6 +326,16 @@ impl Keeper {
                     let _unheard = answer.send(Ok(()));
                     return;
                 };
+                if message == Message::HandOver {
+                    match self.workers.prepare(&self.id, &config.worker).await {
+                        Ok(next) => self.next = Some(next),
+                        Err(error) => {
+                            // The worker stays. Whoever asked may have gone.
+                            let _unheard = answer.send(Err(error));
+                            return;
+                        }
+                    }
+                }
                 self.asked = Some((Some(config), answer));
                 message
             }
@@ -333,8 +366,10 @@ impl Keeper {
                 return false;
             }
             let tried = self.asked.as_ref().and_then(|(config, _)| config.clone());
-            match self.next_worker(tried.as_ref().unwrap_or(&self.kept.config)).await.map(|next| self.follow(next)) {
-                Ok(()) => {
+            let config = tried.clone().unwrap_or_else(|| self.kept.config.clone());
+            match self.next_worker(&config).await {
+                Ok(next) => {
+                    self.follow(next);
                     self.health.send_replace(Health::Serving);
                     self.answer(Ok(()));
                     return true;
@@ -343,7 +378,10 @@ impl Keeper {
                 Err(error) if tried.is_some() => self.answer(Err(error)),
                 Err(error) => {
                     error!(volume = %self.id, %error, failures, "no worker goes on with the mount");
-                    failures += 1;
+                    self.workers.tell(&self.id, Notice::BackOff { error: &error.to_string() });
+                    // An API server comes back; that it was away says nothing about workers.
+                    let most = if error.is_of_the_cluster() { ATTEMPTS - 1 } else { ATTEMPTS };
+                    failures = (failures + 1).min(most);
                 }
             }
         }
@@ -363,7 +401,10 @@ impl Keeper {
                         self.draining = true;
                         return false;
                     }
-                    Command::Replace(answer) => self.asked = Some((None, answer)),
+                    Command::Replace(next, answer) => {
+                        self.next = Some(next);
+                        self.asked = Some((None, answer));
+                    }
                     Command::Refresh(new, answer) => {
                         let config = refreshed(&self.kept.config, &new).map(|(config, _)| config);
                         self.asked = Some((config, answer));
@@ -375,19 +416,23 @@ impl Keeper {
         }
     }
 
-    async fn next_worker(&self, config: &MountConfig) -> Result<(Channel, Process)> {
+    async fn next_worker(&mut self, config: &MountConfig) -> Result<Started> {
+        let started = match self.next.take() {
+            Some(started) => started,
+            None => self.workers.prepare(&self.id, &config.worker).await?,
+        };
         let config = serde_json::to_value(config).expect("a configuration has only text keys");
         let keeper = Some(self.workers.keeper_socket());
         let order = Message::Adopt { config, session: self.kept.session.clone(), keeper };
         let fds = [Some(&self.kept.device), self.kept.segment.as_ref()];
         let fds: Vec<_> = fds.into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
-        let (channel, process, _told) = self.workers.start_process(&self.id, &order, &fds).await?;
-        Ok((channel, process))
+        let (started, _told) = self.workers.order(&self.id, started, &order, &fds).await?;
+        Ok(started)
     }
 
-    fn follow(&mut self, (channel, process): (Channel, Process)) {
+    fn follow(&mut self, Started { channel, process }: Started) {
         self.kept.channel = channel;
-        self.kept.process = process;
+        self.before = Some(std::mem::replace(&mut self.kept.process, process));
     }
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use stead_keeper::launch::{self, WorkerLaunch};
 use stead_keeper::{Channel, Error as KeeperError, Message, Process};
+use stead_volume::{VolumeId, WorkerSettings};
 use tracing::warn;
 
+use super::pods::{PodLauncher, keeper_dir};
 use crate::config::WorkerMode;
 use crate::error::{Error, Result};
 
@@ -18,13 +20,29 @@ const RUNNER: Duration = Duration::from_secs(10);
 /// Starts processes for workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Launcher {
-    mode: WorkerMode,
+    mode: Mode,
     launch: WorkerLaunch,
 }
 
+#[derive(Clone, Debug)]
+enum Mode {
+    Process,
+    Runner { socket: PathBuf },
+    Pod(PodLauncher),
+}
+
 impl Launcher {
-    pub(crate) fn new(mode: WorkerMode, launch: WorkerLaunch) -> Self {
-        Self { mode, launch }
+    /// `state` is the node service's directory, `node` where it is.
+    ///
+    /// # Errors
+    /// A directory that cannot be made.
+    pub(crate) fn new(mode: WorkerMode, launch: WorkerLaunch, state: &Path, node: &str) -> Result<Self> {
+        let mode = match mode {
+            WorkerMode::Process => Mode::Process,
+            WorkerMode::Runner { socket } => Mode::Runner { socket },
+            WorkerMode::Pod(mode) => Mode::Pod(PodLauncher::new(mode, &launch, state, node)?),
+        };
+        Ok(Self { mode, launch })
     }
 
     /// The user that workers run as.
@@ -33,11 +51,20 @@ impl Launcher {
     }
 
     /// Where the node service listens for workers that an earlier one has started.
-    pub(crate) fn keeper_socket(&self, state: &std::path::Path) -> PathBuf {
+    pub(crate) fn listen_at(&self, state: &Path) -> PathBuf {
         match &self.mode {
-            WorkerMode::Process => state.join("keeper.sock"),
+            Mode::Process => state.join("keeper.sock"),
             // All that workers of a runner see of the node.
-            WorkerMode::Runner { socket } => socket.with_file_name("keeper.sock"),
+            Mode::Runner { socket } => socket.with_file_name("keeper.sock"),
+            Mode::Pod(_) => keeper_dir(state).join("keeper.sock"),
+        }
+    }
+
+    /// The same place as workers see it.
+    pub(crate) fn keeper_socket(&self, state: &Path) -> PathBuf {
+        match &self.mode {
+            Mode::Pod(_) => PathBuf::from(stead_k8s::KEEPER_SOCKET),
+            _ => self.listen_at(state),
         }
     }
 
@@ -47,7 +74,7 @@ impl Launcher {
     /// # Errors
     /// They cannot be made, or given to its user.
     pub(crate) fn prepare(&self) -> Result<()> {
-        let WorkerMode::Runner { socket } = &self.mode else { return Ok(()) };
+        let Mode::Runner { socket } = &self.mode else { return Ok(()) };
         let run = socket.parent().unwrap_or(Path::new("/"));
         for dir in [run.to_owned(), run.with_file_name("cache")] {
             let failed = |error: std::io::Error| Error::State { path: dir.clone(), why: error.to_string() };
@@ -60,9 +87,14 @@ impl Launcher {
     }
 
     /// Starts a process that waits for its mount at the other end of the channel, and writes its log to `log`.
-    pub(crate) async fn start(&self, log: File) -> Result<(Channel, Process)> {
+    pub(crate) async fn start(
+        &self,
+        id: &VolumeId,
+        settings: &WorkerSettings,
+        log: File,
+    ) -> Result<(Channel, Process)> {
         match &self.mode {
-            WorkerMode::Process => {
+            Mode::Process => {
                 let (mut child, channel) = launch::start(&self.launch, log)?;
                 let process = Process::open(child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(-1))?;
                 tokio::spawn(async move {
@@ -72,21 +104,35 @@ impl Launcher {
                 });
                 Ok((channel, process))
             }
-            WorkerMode::Runner { socket } => {
-                let channel = Channel::connect(socket)?;
-                channel.send(&Message::Start, &[log.as_raw_fd()]).await?;
-                let answer = tokio::time::timeout(RUNNER, channel.recv()).await;
-                let answer =
-                    answer.map_err(|_elapsed| KeeperError::Deadline { what: "the runner", limit: RUNNER })??;
-                match answer {
-                    (Message::Started, mut fds) if fds.len() == 1 => {
-                        let process = Process::of(fds.remove(0))?;
-                        Ok((channel, process))
-                    }
-                    (Message::Failed { error, .. }, _) => Err(KeeperError::Protocol { why: error }.into()),
-                    (other, _) => Err(KeeperError::Protocol { why: format!("runner: {}", other.kind()) }.into()),
-                }
-            }
+            Mode::Runner { socket } => begin(Channel::connect(socket)?, &log).await,
+            Mode::Pod(pods) => pods.start(id, settings, async |channel| begin(channel, &log).await).await,
         }
+    }
+
+    /// How a process that was started here has ended, for people.
+    pub(crate) async fn fate(&self, process: &Process) -> String {
+        let told = match (&self.mode, process.pid()) {
+            (Mode::Pod(pods), Some(pid)) => pods.fate(pid).await,
+            _ => None,
+        };
+        match told {
+            Some(how) => how,
+            None => process.exit_status().await.map_or_else(|| "how is not known".to_owned(), |how| how.to_string()),
+        }
+    }
+}
+
+/// Has the runner at the other end start a worker.
+async fn begin(channel: Channel, log: &File) -> Result<(Channel, Process)> {
+    channel.send(&Message::Start, &[log.as_raw_fd()]).await?;
+    let answer = tokio::time::timeout(RUNNER, channel.recv()).await;
+    let answer = answer.map_err(|_elapsed| KeeperError::Deadline { what: "the runner", limit: RUNNER })??;
+    match answer {
+        (Message::Started, mut fds) if fds.len() == 1 => {
+            let process = Process::of(fds.remove(0))?;
+            Ok((channel, process))
+        }
+        (Message::Failed { error, .. }, _) => Err(KeeperError::Protocol { why: error }.into()),
+        (other, _) => Err(KeeperError::Protocol { why: format!("runner: {}", other.kind()) }.into()),
     }
 }

@@ -111,7 +111,7 @@ fn volume(state: &StateDir, id: &VolumeId) -> Result<Option<NodeVolume>> {
 fn target((path, state): (PathBuf, TargetState)) -> Result<NodeTarget> {
     let mounted = mountinfo::at(&path)?.is_some();
     let mode = Mode::try_from(state.mode).map_or("unknown", |mode| mode.as_str_name()).to_owned();
-    let pod = state.pod.map(|pod| pod.to_string());
+    let pod = state.user.map(|user| user.to_string());
     Ok(NodeTarget { path, mounted, mode, read_only: state.read_only, pod })
 }
 

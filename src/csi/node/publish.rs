@@ -8,7 +8,8 @@ use stead_keeper::{Error as KeeperError, within};
 use stead_volume::{VolumeId, VolumeMount, VolumeSecrets};
 use tracing::{info, warn};
 
-use super::state::{Pod, StateDir, TargetState, VolumeState};
+use super::events::User;
+use super::state::{StateDir, TargetState, VolumeState};
 use super::target;
 use super::worker::Workers;
 use crate::capability::Capability;
@@ -38,8 +39,8 @@ impl Publication {
         let secrets = VolumeSecrets::parse(&request.secrets)?;
         let volume = VolumeMount::new(&id, &secrets, &request.volume_context, &capability.mount_flags)?;
         let read_only = request.readonly || capability.read_only() || volume.config.options.read_only;
-        let pod = Pod::of(&request.volume_context);
-        let wanted = TargetState { mode: capability.mode.into(), read_only, group: capability.group, pod };
+        let user = User::of(&request.volume_context);
+        let wanted = TargetState { mode: capability.mode.into(), read_only, group: capability.group, user };
         Ok(Self { id, target: target::resolve(&target), wanted, exclusive: capability.exclusive(), volume })
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Result;
 /// # Errors
 /// The socket cannot be used.
 pub(crate) fn listen(workers: &Workers) -> Result<()> {
-    let listener = Listener::bind(&workers.keeper_socket())?;
+    let listener = Listener::bind(&workers.listen_at())?;
     let workers = workers.clone();
     tokio::spawn(async move {
         loop {

@@ -1,8 +1,7 @@
 //! What a node remembers of its volumes across a restart: targets and worker, in one JSON file per volume. Never a
 //! secret.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use stead_volume::VolumeId;
 
+use super::events::User;
 use super::process::ProcessId;
 use crate::error::{Error, Result};
 
@@ -38,30 +38,9 @@ pub(crate) struct TargetState {
     pub(crate) read_only: bool,
     /// The group that may use it.
     pub(crate) group: Option<u32>,
-    /// Who uses it, if the kubelet has said so (`podInfoOnMount`).
-    #[serde(default)]
-    pub(crate) pod: Option<Pod>,
-}
-
-/// A pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Pod {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-}
-
-impl Pod {
-    /// The pod that the kubelet names beside the attributes of a volume.
-    pub(crate) fn of(context: &HashMap<String, String>) -> Option<Self> {
-        let named = |what: &str| context.get(&format!("csi.storage.k8s.io/pod.{what}")).cloned();
-        Some(Self { namespace: named("namespace")?, name: named("name")? })
-    }
-}
-
-impl fmt::Display for Pod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
+    /// For whom, if the kubelet has said so (`podInfoOnMount`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<User>,
 }
 
 /// Who serves a volume, and since when.
@@ -272,8 +251,9 @@ mod tests {
         assert_eq!(state_dir.load_worker(&id).expect("readable"), Some(unseen));
         state_dir.forget_worker(&id).expect("writable");
         assert_eq!(state_dir.load_worker(&id).expect("readable"), None);
-        let pod = Some(Pod { namespace: "default".to_owned(), name: "web-0".to_owned() });
-        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7), pod });
+        let (namespace, pod) = ("default".to_owned(), "web-0".to_owned());
+        let user = Some(User { namespace, pod, uid: None, claim: None });
+        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7), user });
         assert!(state_dir.list().expect("readable").is_empty());
         state_dir.save(&id, &state).expect("writable");
         let reopened = StateDir::open(dir.path()).expect("there");
@@ -295,7 +275,7 @@ mod tests {
         let target = r#"{"volume":"v","identity":"s:/v","draining":false,
             "targets":{"/t":{"mode":5,"read_only":false,"group":null}}}"#;
         std::fs::write(dir.path().join("volumes/v.json"), target).expect("new");
-        assert_eq!(state_dir.load(&id).expect("readable").expect("there").targets[Path::new("/t")].pod, None);
+        assert_eq!(state_dir.load(&id).expect("readable").expect("there").targets[Path::new("/t")].user, None);
     }
 
     #[test]

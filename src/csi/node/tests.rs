@@ -1,6 +1,8 @@
 //! Against real mounts, with a stand-in for the worker that serves nothing: whatever asked the file system something
 //! would wait for ever, so these tests also hold the node service to not doing that. They need root and /dev/fuse.
 
+mod pods;
+
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +43,26 @@ while receive; do
 done
 "##;
 
+/// The same, and hands over when it is asked to.
+const HANDS_OVER: &str = r#"#!/bin/sh
+receive() {
+    message=
+    while [ -z "$message" ]; do
+        message=$(dd bs=131072 count=1 <&3 2>/dev/null)
+        [ -n "$message" ] || sleep 0.02
+    done
+}
+receive
+printf '{"type":"serving","pid":%d}' $$ >&3
+while receive; do
+    case "$message" in
+        *ping*) printf '{"type":"alive"}' >&3 ;;
+        *hand_over*) printf '{"type":"handed_over"}' >&3; exit ;;
+        *) exit ;;
+    esac
+done
+"#;
+
 struct TestNode {
     dir: tempfile::TempDir,
     service: NodeService,
@@ -61,6 +83,10 @@ impl TestNode {
         NodeService::open(Self::config(dir)).expect("writable")
     }
 
+    fn open_with(dir: &Path, mode: WorkerMode, events: Option<stead_k8s::Cluster>) -> NodeService {
+        NodeService::open(NodeConfig { mode, events, ..Self::config(dir) }).expect("writable")
+    }
+
     fn config(dir: &Path) -> NodeConfig {
         let worker = WorkerLaunch { exe: dir.join("worker"), uid: 65534, gid: 65534 };
         NodeConfig {
@@ -72,6 +98,7 @@ impl TestNode {
             state_dir: dir.join("state"),
             worker,
             mode: WorkerMode::Process,
+            events: None,
         }
     }
 

@@ -16,15 +16,16 @@ use stead_base::{Clock, SystemClock};
 use stead_keeper::launch;
 use stead_keeper::mount::{self, MountSpec};
 use stead_keeper::{Channel, Message, Peer, Process, within};
-use stead_volume::{MountConfig, VolumeId, VolumeMount};
+use stead_volume::{MountConfig, VolumeId, VolumeMount, WorkerSettings};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::events::{Notice, Reporter, User};
 use super::figures::{Figures, Measured};
 use super::keeper::{self, Command, Health, KeeperHandle, Kept, Told};
 use super::launcher::Launcher;
 use super::process::ProcessId;
-use super::state::{Condition, Pod, StateDir, WorkerRecord};
+use super::state::{Condition, StateDir, WorkerRecord};
 use super::target;
 use crate::error::{Error, Result};
 
@@ -34,6 +35,13 @@ pub(crate) struct Resumed {
     pub(crate) session: Value,
     pub(crate) device: OwnedFd,
     pub(crate) segment: OwnedFd,
+}
+
+/// A process that waits for its order, or has it.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) channel: Channel,
+    pub(crate) process: Process,
 }
 
 /// How long a worker that lives may take to find a new node service.
@@ -53,14 +61,15 @@ const LOG_TAIL: u64 = 2000;
 #[derive(Clone)]
 pub(crate) struct Workers {
     launcher: Launcher,
+    reporter: Reporter,
     state: StateDir,
     kept: Arc<Mutex<HashMap<VolumeId, KeeperHandle>>>,
     figures: Arc<Figures>,
 }
 
 impl Workers {
-    pub(crate) fn new(launcher: Launcher, state: StateDir) -> Self {
-        Self { launcher, state, kept: Arc::default(), figures: Arc::default() }
+    pub(crate) fn new(launcher: Launcher, reporter: Reporter, state: StateDir) -> Self {
+        Self { launcher, reporter, state, kept: Arc::default(), figures: Arc::default() }
     }
 
     pub(crate) fn mount_point(&self, id: &VolumeId) -> PathBuf {
@@ -79,7 +88,7 @@ impl Workers {
     pub(crate) fn pods(&self, id: &VolumeId) -> Option<String> {
         let state = self.state.load(id).ok().flatten()?;
         let pods: Vec<_> =
-            state.targets.values().filter_map(|target| target.pod.as_ref()).map(Pod::to_string).collect();
+            state.targets.values().filter_map(|target| target.user.as_ref()).map(User::to_string).collect();
         (!pods.is_empty()).then(|| pods.join(" "))
     }
 
@@ -96,8 +105,30 @@ impl Workers {
         futures::future::join_all(asked).await
     }
 
+    /// Where the node service is found by workers.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         self.launcher.keeper_socket(self.state.root())
+    }
+
+    /// The same place as it is seen from here.
+    pub(crate) fn listen_at(&self) -> PathBuf {
+        self.launcher.listen_at(self.state.root())
+    }
+
+    /// Tells the users of a volume.
+    pub(crate) fn tell(&self, id: &VolumeId, notice: Notice<'_>) {
+        self.reporter.tell(id, notice);
+    }
+
+    /// Tells the users of a volume that another worker has followed one that died; nobody waits until it is known how.
+    pub(crate) fn tell_of_death(&self, id: &VolumeId, died: Process) {
+        if self.reporter.is_heard() {
+            let (workers, id) = (self.clone(), id.clone());
+            tokio::spawn(async move {
+                let how = workers.launcher.fate(&died).await;
+                workers.tell(&id, Notice::Restarted { how: &how });
+            });
+        }
     }
 
     /// Mounts a volume at its place and starts the worker that serves it. Whatever fails, nothing stays.
@@ -118,8 +149,11 @@ impl Workers {
         let config = serde_json::to_value(&volume.config).expect("a configuration has only text keys");
         let order = Message::Mount { config, keeper: Some(self.keeper_socket()) };
         let fds = [device.as_raw_fd()];
-        let started = self.figures.timed("start", self.start_process(id, &order, &fds)).await;
-        let (channel, process, told) = started?;
+        let starting = async {
+            let started = self.prepare(id, &volume.config.worker).await?;
+            Box::pin(self.order(id, started, &order, &fds)).await
+        };
+        let (Started { channel, process }, told) = Box::pin(self.figures.timed("start", starting)).await?;
         let Told { session, segment } = told;
         self.keep(id, Kept { config: volume.config, device, segment, session, channel, process });
         Ok(())
@@ -141,28 +175,40 @@ impl Workers {
         self.kept.lock().insert(id.clone(), handle);
     }
 
-    /// Starts a process, gives it `order`, and waits until it serves.
-    pub(crate) async fn start_process(
-        &self,
-        id: &VolumeId,
-        order: &Message,
-        fds: &[RawFd],
-    ) -> Result<(Channel, Process, Told)> {
-        let started = self.start_serving(id, order, fds).await;
-        let counter = if started.is_ok() { &self.figures.started } else { &self.figures.start_failures };
-        counter.count();
-        started
+    /// Starts a process that waits for its order.
+    pub(crate) async fn prepare(&self, id: &VolumeId, settings: &WorkerSettings) -> Result<Started> {
+        let (channel, process) = self.launcher.start(id, settings, self.open_log(id)?).await?;
+        Ok(Started { channel, process })
     }
 
-    async fn start_serving(&self, id: &VolumeId, order: &Message, fds: &[RawFd]) -> Result<(Channel, Process, Told)> {
-        let (channel, process) = self.launcher.start(self.open_log(id)?).await?;
+    /// Gives a process its order, and waits until it serves.
+    pub(crate) async fn order(
+        &self,
+        id: &VolumeId,
+        Started { channel, process }: Started,
+        order: &Message,
+        fds: &[RawFd],
+    ) -> Result<(Started, Told)> {
+        let served = self.order_to_serve(id, Started { channel, process }, order, fds).await;
+        let counter = if served.is_ok() { &self.figures.started } else { &self.figures.start_failures };
+        counter.count();
+        served
+    }
+
+    async fn order_to_serve(
+        &self,
+        id: &VolumeId,
+        Started { channel, process }: Started,
+        order: &Message,
+        fds: &[RawFd],
+    ) -> Result<(Started, Told)> {
         match self.hand_over(id, order, fds, &channel).await {
             Ok(told) => {
                 // What the worker takes for its number may be one of a pid namespace of its own.
                 let pid = process.pid();
                 info!(volume = %id, pid, order = order.kind(), "worker serves");
                 self.record(id, pid.and_then(ProcessId::of), matches!(order, Message::Adopt { .. }))?;
-                Ok((channel, process, told))
+                Ok((Started { channel, process }, told))
             }
             Err(error) => {
                 process.signal(Signal::SIGKILL);
@@ -282,7 +328,12 @@ impl Workers {
     pub(crate) async fn replace_all(&self) {
         let kept: Vec<_> = self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect();
         for (id, keeper) in kept {
-            match keeper.ask(Command::Replace).await {
+            // First, or a mount would wait for what may not come.
+            let replaced = match self.prepare(&id, keeper.settings()).await {
+                Ok(next) => keeper.ask(|answer| Command::Replace(next, answer)).await,
+                Err(error) => Err(error),
+            };
+            match replaced {
                 Ok(()) => info!(volume = %id, "worker replaced"),
                 Err(error) => error!(volume = %id, %error, "the worker stays"),
             }
