@@ -295,6 +295,7 @@ pub(crate) struct ServiceArgs {
 
 /// The service with its options, or something about it with other ones.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, in a box")]
 pub(crate) enum NodeCommand {
     Serve(NodeArgs),
     List(NodeListArgs),

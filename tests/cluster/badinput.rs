@@ -27,10 +27,10 @@ pub(crate) fn says_what_is_wrong_and_mends_itself(cluster: &Cluster) {
     }
     let members = [
         ("metaurl", "", "metaurl"),
-        ("metaurl", "redis://:wrong@10.244.0.1:6379/1", "WRONGPASS"),
+        ("metaurl", "redis://:wrong@10.244.0.1:6379/1", "refused access"),
         ("metaurl", "redis://10.244.0.1:1/1", "10.244.0.1:1"),
         ("metaurl", "rediss//10.244.0.1", "metaurl"),
-        ("secret-key", "wrong", "SignatureDoesNotMatch"),
+        ("secret-key", "wrong", "10.244.0.1:9000/volumes"),
         ("storage", "tape", "tape"),
     ];
     for (member, value, named) in members {
@@ -91,7 +91,7 @@ fn a_pod_says_why_it_waits(cluster: &Cluster) {
     let wrong = secret("volumes", &[("metaurl", "redis://:wrong@10.244.0.1:6379/1")]);
     cluster.apply(&wrong);
     cluster.apply(&pod("waits", "waits"));
-    says(cluster, "Pod/waits", "WRONGPASS");
+    says(cluster, "Pod/waits", "refused access");
     cluster.apply(&secret("volumes", &[]));
     cluster.wait("condition=Ready", &["pod/waits"]);
     cluster.kubectl(&["delete", "pod/waits", "pvc/waits"]);
