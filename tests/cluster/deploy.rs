@@ -58,7 +58,7 @@ fn wrong_values_are_named() {
         let text = refused.text();
         assert!(refused.code != Some(0) && text.contains(named), "{value}: {text}");
     }
-    for mode in ["runner", "process"] {
+    for mode in ["runner", "process", "pod"] {
         must(&mut helm(&["--set", &format!("node.mode={mode}"), "--set", "controller.fileSystems={volumes}"]), LIMIT);
     }
 }
