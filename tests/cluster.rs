@@ -9,23 +9,37 @@ mod cluster {
     pub(crate) mod walk;
 }
 
-use stead_tests::Cluster;
+use stead_tests::{Cluster, tools};
 
-use cluster::manifests::VALUES;
+use cluster::manifests::Mode;
 
 #[test]
 fn from_helm_install_to_nothing_left() {
     let cluster = Cluster::start();
     deploy::is_what_the_api_server_takes(&cluster);
-    let took = cluster.helm(VALUES);
+    let took = cluster.helm(&Mode::Runner.values());
     println!("figure: helm install until everything is ready: {:.1} s", took.as_secs_f64());
     cluster.apply(&cluster::manifests::secret("volumes", &[]));
-    walk::everything_that_a_claim_can_do(&cluster);
-    badinput::says_what_is_wrong_and_mends_itself(&cluster);
-    figures::measure(&cluster);
-    handover::outlives_its_workers(&cluster);
+    if wanted("walk") {
+        walk::everything_that_a_claim_can_do(&cluster);
+    }
+    if wanted("badinput") {
+        badinput::says_what_is_wrong_and_mends_itself(&cluster);
+    }
+    for mode in [Mode::Runner, Mode::Pod] {
+        if wanted(mode.name()) {
+            cluster.helm(&mode.values());
+            figures::measure(&cluster, mode);
+            handover::outlives_its_workers(&cluster, mode);
+        }
+    }
     cluster.uninstall();
     assert_eq!(cluster.mounts(), [""; 0], "no mount is left");
+}
+
+/// `STEAD_CLUSTER_PARTS` names the parts that are to run; all of them without it.
+fn wanted(part: &str) -> bool {
+    tools::text("STEAD_CLUSTER_PARTS").is_none_or(|parts| parts.split(',').any(|named| named == part))
 }
 
 use cluster::{badinput, deploy, figures, handover, walk};

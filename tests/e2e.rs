@@ -50,7 +50,7 @@ const LIMIT: Duration = Duration::from_secs(3400);
 #[test]
 fn upstreams_suite_for_external_storage() {
     let cluster = Cluster::start_for_upstream();
-    cluster.helm(manifests::VALUES);
+    cluster.helm(&manifests::Mode::Runner.values());
     cluster.apply(&manifests::secret("volumes", &[]));
     let (driver, attributes, report) =
         (cluster.file("driver.yaml"), cluster.file("vac.yaml"), cluster.file("report.json"));

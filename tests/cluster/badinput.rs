@@ -22,8 +22,8 @@ fn class(name: &str, secret: &str, parameters: &str) -> String {
 
 pub(crate) fn says_what_is_wrong_and_mends_itself(cluster: &Cluster) {
     let parameters = [("colour: red", "colour"), ("inodes: many", "many"), ("databases: 1-3", "databases")];
-    for (parameter, named) in parameters {
-        wrong_class(cluster, parameter, named);
+    for (number, (parameter, named)) in parameters.into_iter().enumerate() {
+        wrong_class(cluster, &format!("class-{number}"), parameter, named);
     }
     let members = [
         ("metaurl", "", "metaurl"),
@@ -31,33 +31,32 @@ pub(crate) fn says_what_is_wrong_and_mends_itself(cluster: &Cluster) {
         ("metaurl", "redis://10.244.0.1:1/1", "10.244.0.1:1"),
         ("metaurl", "rediss//10.244.0.1", "metaurl"),
         ("secret-key", "wrong", "10.244.0.1:9000/volumes"),
-        ("storage", "tape", "tape"),
     ];
-    for (member, value, named) in members {
-        wrong_secret(cluster, member, value, named);
+    for (number, (member, value, named)) in members.into_iter().enumerate() {
+        wrong_secret(cluster, &format!("secret-{number}"), member, value, named);
     }
     a_pod_says_why_it_waits(cluster);
 }
 
-fn wrong_class(cluster: &Cluster, parameter: &str, named: &str) {
+fn wrong_class(cluster: &Cluster, name: &str, parameter: &str, named: &str) {
     cluster.apply(&class("wrong", "volumes", parameter));
-    cluster.apply(&claim("wrong", "wrong", ""));
-    says(cluster, "PersistentVolumeClaim/wrong", named);
+    cluster.apply(&claim(name, "wrong", ""));
+    says(cluster, &format!("PersistentVolumeClaim/{name}"), named);
     // Parameters cannot be changed: another class of the same name is what an operator makes.
     cluster.kubectl(&["delete", "storageclass", "wrong"]);
     cluster.apply(&class("wrong", "volumes", "mode: \"0755\""));
-    mended(cluster);
+    mended(cluster, name);
     cluster.kubectl(&["delete", "storageclass", "wrong"]);
 }
 
-fn wrong_secret(cluster: &Cluster, member: &str, value: &str, named: &str) {
+fn wrong_secret(cluster: &Cluster, name: &str, member: &str, value: &str, named: &str) {
     let right = [("name", "volumes"), ("bucket", "http://10.244.0.1:9000/volumes")];
     cluster.apply(&class("wrong", "wrong", "mode: \"0755\""));
     cluster.apply(&secret("wrong", &[&right[..], &[(member, value)]].concat()));
-    cluster.apply(&claim("wrong", "wrong", ""));
-    says(cluster, "PersistentVolumeClaim/wrong", named);
+    cluster.apply(&claim(name, "wrong", ""));
+    says(cluster, &format!("PersistentVolumeClaim/{name}"), named);
     cluster.apply(&secret("wrong", &right));
-    mended(cluster);
+    mended(cluster, name);
     cluster.kubectl(&["delete", "storageclass/wrong", "secret/wrong"]);
 }
 
@@ -76,9 +75,9 @@ fn says(cluster: &Cluster, object: &str, named: &str) {
     }
 }
 
-fn mended(cluster: &Cluster) {
-    cluster.wait("jsonpath={.status.phase}=Bound", &["pvc/wrong"]);
-    cluster.kubectl(&["delete", "pvc", "wrong"]);
+fn mended(cluster: &Cluster, name: &str) {
+    cluster.wait("jsonpath={.status.phase}=Bound", &[&format!("pvc/{name}")]);
+    cluster.kubectl(&["delete", "pvc", name]);
     eventually("the volume is deleted", PATIENCE, || {
         cluster.get(&["pv"])["items"].as_array().is_some_and(Vec::is_empty).then_some(())
     });

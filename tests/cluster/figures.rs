@@ -6,14 +6,19 @@ use serde_json::Value;
 use stead_tests::cluster::{NAMESPACE, PATIENCE};
 use stead_tests::{Cluster, eventually, tools};
 
-use super::manifests::{all, claim, pod};
+use super::manifests::{Mode, all, claim, pod};
 
-pub(crate) fn measure(cluster: &Cluster) {
+pub(crate) fn measure(cluster: &Cluster, mode: Mode) {
     privilege(cluster);
-    claims_and_pods(cluster, 10);
-    claims_and_pods(cluster, usize::try_from(tools::number("STEAD_CLUSTER_PODS", 50)).expect("fits"));
-    publications(cluster);
-    requests(cluster);
+    claims_and_pods(cluster, mode, 10);
+    if mode == Mode::Runner {
+        let many = tools::number("STEAD_CLUSTER_PODS", 50);
+        claims_and_pods(cluster, mode, usize::try_from(many).expect("fits"));
+    }
+    publications(cluster, mode);
+    if mode == Mode::Runner {
+        requests(cluster);
+    }
 }
 
 /// Containers that may do what root may, on a node; and what service accounts of the node may ask for.
@@ -37,14 +42,15 @@ fn privilege(cluster: &Cluster) {
 }
 
 /// Claims and their pods at once, until the last pod is ready; then everything away again.
-fn claims_and_pods(cluster: &Cluster, count: usize) {
+fn claims_and_pods(cluster: &Cluster, mode: Mode, count: usize) {
     let names: Vec<_> = (0..count).map(|n| format!("many-{n}")).collect();
     let manifests: Vec<_> = names.iter().flat_map(|name| [claim(name, "steadfast", ""), pod(name, name)]).collect();
     let began = Instant::now();
     cluster.apply(&all(&manifests));
     cluster.wait("condition=Ready", &["pods", "-l", "app=test"]);
     println!(
-        "figure: {count} claims and {count} pods at once, until the last is ready: {:.1} s",
+        "figure: mode {}: {count} claims and {count} pods at once, until the last is ready: {:.1} s",
+        mode.name(),
         began.elapsed().as_secs_f64()
     );
     let sum = |what: &str| memory(cluster, what).iter().sum::<u64>();
@@ -52,7 +58,8 @@ fn claims_and_pods(cluster: &Cluster, count: usize) {
     workers.sort_unstable();
     let median = workers.get(workers.len() / 2).copied().unwrap_or(0);
     println!(
-        "figure: memory with {count} mounts: a worker {:.1} MiB (PSS, median), node service {:.1} MiB, runner {:.1} MiB, controller {:.1} MiB",
+        "figure: mode {}: memory with {count} mounts: a worker {:.1} MiB (PSS, median), node service {:.1} MiB, runner {:.1} MiB, controller {:.1} MiB",
+        mode.name(),
         mib(median),
         mib(sum("node")),
         mib(sum("runner")),
@@ -84,7 +91,7 @@ fn memory(cluster: &Cluster, what: &str) -> Vec<u64> {
 }
 
 /// Milliseconds that publications took, by the node service's log: first ones, and ones of a volume that is served already.
-fn publications(cluster: &Cluster) {
+fn publications(cluster: &Cluster, mode: Mode) {
     cluster.apply(&claim("often", "steadfast", ""));
     cluster.wait("jsonpath={.status.phase}=Bound", &["pvc/often"]);
     let since = log_lines(cluster);
@@ -112,7 +119,8 @@ fn publications(cluster: &Cluster) {
         assert!(!list.is_empty(), "{what}: nothing was published\n{log}");
         let at = |percent: usize| list[(list.len() - 1) * percent / 100];
         println!(
-            "figure: publication of a volume in mode runner, {what}: p50 {} ms, p99 {} ms of {}",
+            "figure: mode {}: publication of a volume, {what}: p50 {} ms, p99 {} ms of {}",
+            mode.name(),
             at(50),
             at(99),
             list.len()

@@ -14,46 +14,53 @@ use stead_tests::csi::{CsiClient, mounted};
 use stead_tests::process::{must, signal_to};
 use stead_tests::{Cluster, eventually, pattern, pause, tools};
 
-use super::manifests::{VALUES, claim, pod, pod_of};
+use super::manifests::{Mode, claim, pod, pod_of};
 
 const BLOCK: usize = 64 << 10;
 
-pub(crate) fn outlives_its_workers(cluster: &Cluster) {
+pub(crate) fn outlives_its_workers(cluster: &Cluster, mode: Mode) {
     let rounds = tools::number("STEAD_HANDOVER_ROUNDS", 20);
+    let under_load = |what: &str, may_lose: bool, work: &dyn Fn()| under_load(cluster, mode, what, may_lose, work);
     cluster.load_image(&load_program());
     cluster.apply(&claim("load", "steadfast", ""));
-    under_load(cluster, &format!("{rounds} workers upgraded"), false, || {
+    under_load(&format!("{rounds} workers upgraded"), false, &|| {
         for _round in 0..rounds {
             pause(Duration::from_millis(200));
             replace_worker(cluster);
         }
     });
-    under_load(cluster, "3 upgrades of the chart to other images", false, || {
+    under_load("3 upgrades of the chart to other images", false, &|| {
         for round in 0..3 {
             let tag = format!("upgrade-{round}");
             cluster.image(&tools::stead(), &tag);
             let before = worker(cluster);
-            cluster.helm(&VALUES.replace("tag: test", &format!("tag: {tag}")));
+            cluster.helm(&mode.values().replace("tag: test", &format!("tag: {tag}")));
+            if mode == Mode::Pod {
+                // Who does that decides when; a new runner replaces its workers by itself.
+                signal_to(node_service(cluster), Signal::SIGHUP);
+            }
             another_worker(cluster, before);
         }
     });
-    under_load(cluster, &format!("{rounds} restarts of the node service"), false, || {
+    under_load(&format!("{rounds} restarts of the node service"), false, &|| {
         for _round in 0..rounds {
             restart_node_service(cluster);
         }
     });
-    under_load(cluster, &format!("{rounds} workers killed"), true, || {
+    under_load(&format!("{rounds} workers killed"), true, &|| {
         for round in 0..rounds {
             pause(Duration::from_millis(1200));
             kill_with_open_files(cluster, round);
         }
     });
-    under_load(cluster, "the runner killed with all of its workers", true, || {
+    under_load("a runner killed with its workers", true, &|| {
         let before = worker(cluster);
         cluster.processes(&["/usr/bin/stead", "runner"]).iter().for_each(|pid| signal_to(*pid, Signal::SIGKILL));
         another_worker(cluster, before);
     });
-    without_an_api_server(cluster);
+    if mode == Mode::Runner {
+        without_an_api_server(cluster);
+    }
     cluster.kubectl(&["delete", "pvc/load"]);
 }
 
@@ -63,7 +70,7 @@ fn load_program() -> PathBuf {
 }
 
 /// Does something while a pod writes, reads and checks; tells what the pod saw.
-fn under_load(cluster: &Cluster, what: &str, may_lose: bool, work: impl FnOnce()) {
+fn under_load(cluster: &Cluster, mode: Mode, what: &str, may_lose: bool, work: &dyn Fn()) {
     let command = r#"[stead-test-load, verify, /data, /tmp/stop]"#;
     cluster.apply(&pod_of("load", "load", "docker.io/test/load:1", command));
     cluster.wait("condition=Ready", &["pod/load"]);
@@ -75,8 +82,9 @@ fn under_load(cluster: &Cluster, what: &str, may_lose: bool, work: impl FnOnce()
     let numbers: Vec<u64> = report.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
     let [operations, faults, lost, longest] = numbers[..] else { panic!("{what}: {said}\n{}", cluster.told()) };
     println!(
-        "figure: runner, in a pod: {what}: {operations} operations, {faults} errors, longest stall {longest} ms, \
-         {lost} told of lost writes"
+        "figure: mode {}, load in a pod: {what}: {operations} operations, {faults} errors, longest stall {longest} ms, \
+         {lost} told of lost writes",
+        mode.name(),
     );
     assert!(faults == 0, "{what}: {said}\n{}", cluster.told());
     assert!(may_lose || lost == 0, "nothing may be lost by {what}");

@@ -3,7 +3,7 @@
 use stead_tests::cluster::{ACCESS_KEY, MINIO, REDIS, REDIS_PASSWORD, SECRET_KEY};
 
 /// Values of the chart: the image that was made here, and the classes that the tests use.
-pub(crate) const VALUES: &str = r#"
+const VALUES: &str = r#"
 image: {tag: test}
 controller: {replicas: 1}
 sidecars: {snapshotter: {groups: true}}
@@ -15,6 +15,30 @@ storageClasses:
 volumeSnapshotClasses:
   - {name: steadfast, secret: {name: volumes, namespace: default}}
 "#;
+
+/// Where workers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// All below one runner.
+    Runner,
+    /// Each in a pod of its own.
+    Pod,
+}
+
+impl Mode {
+    /// Its name in the chart's values.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Runner => "runner",
+            Self::Pod => "pod",
+        }
+    }
+
+    /// The chart's values.
+    pub(crate) fn values(self) -> String {
+        format!("{VALUES}node: {{mode: {}, maxUnavailable: 1}}\n", self.name())
+    }
+}
 
 /// A Secret for a file system on Redis and `MinIO`, with other members than the right ones; an empty one is left out.
 pub(crate) fn secret(name: &str, wrong: &[(&str, &str)]) -> String {
