@@ -54,6 +54,11 @@ fn outlives_everybody(workers: Workers) {
         services.restart_node();
     }
     told(workers, "restarts of the node service", rounds, &load.stop(), false, &services);
+    let load = Load::start(&target, "upgraded");
+    for _round in 0..rounds {
+        upgrade_both(&mut services, &volume);
+    }
+    told(workers, "workers told to end while there was no node service", rounds, &load.stop(), false, &services);
     // It has its descriptors back: what dies now is replaced.
     let load = Load::start(&target, "killed");
     for round in 0..rounds {
@@ -70,6 +75,17 @@ fn outlives_everybody(workers: Workers) {
     assert_eq!(services.worker(&volume), None);
     eventually("no pod is left", Duration::from_secs(30), || services.pods().is_empty().then_some(()));
     services.delete(&volume.volume_id).expect("deleted");
+}
+
+/// What an upgrade of a cluster does at once: workers are told to end, and nobody is there who could start the next ones.
+fn upgrade_both(services: &mut Services, volume: &Volume) {
+    pause(Duration::from_millis(200));
+    let worker = services.worker(volume).expect("it is served");
+    services.restart_node_after(|| {
+        signal_to(worker, Signal::SIGTERM);
+        pause(Duration::from_millis(100));
+    });
+    eventually("another worker", Duration::from_secs(10), || services.worker(volume).filter(|next| *next != worker));
 }
 
 /// Published again with other credentials, the mount uses them; wrong ones are refused, and nothing changes.

@@ -17,6 +17,8 @@ use crate::stages::{Predecessor, Process, start_after};
 
 /// How often a worker looks for a new node service.
 const AGAIN: Duration = Duration::from_millis(200);
+/// When one that was asked to end tries again to hand over.
+const ANOTHER_TRY: Duration = Duration::from_secs(1);
 
 /// Serves the mount that arrives on the inherited socket `control_fd` until it is unmounted, `stop` is done, or the parent
 /// says [`Message::Drain`] or [`Message::HandOver`].
@@ -122,6 +124,7 @@ impl Control {
                     asked_to_stop = true;
                     None
                 }
+                () = tokio::time::sleep(AGAIN), if asked_to_stop && self.channel.is_some() => None,
                 message = self.next() => match message {
                     Some(message) => Some(message),
                     None => {
@@ -131,8 +134,12 @@ impl Control {
                 },
             };
             match message {
-                // Somebody keeps the mount: another worker is to serve it.
-                None if self.channel.is_some() && self.keeper.is_some() => {}
+                // Somebody keeps the mount, or will again: another worker is to serve it, not nobody.
+                None if self.keeper.is_some() && !self.is_heard().await => {
+                    info!("asked to end: waiting for a node service that lets another worker go on");
+                    continue;
+                }
+                None if self.keeper.is_some() => {}
                 Some(Message::HandOver) => {}
                 None | Some(Message::Drain) => return self.end(serving, End::Stopped).await,
                 Some(Message::Ping) => {
@@ -160,13 +167,12 @@ impl Control {
                     info!("handed over");
                     return Ok(End::HandedOver);
                 }
-                Err(error) if asked_to_stop => {
-                    warn!(%error, "ending without a handover");
-                    return self.end(serving, End::Stopped).await;
-                }
                 Err(error) => {
                     warn!(%error, "serving on");
                     self.tell(&failure("hand over", &error)).await;
+                    if asked_to_stop {
+                        tokio::time::sleep(ANOTHER_TRY).await;
+                    }
                 }
             }
         }
@@ -184,6 +190,16 @@ impl Control {
             Err(error) => self.tell(&failure("drain", error)).await,
         }
         ended
+    }
+
+    /// Whether a node service listens.
+    async fn is_heard(&mut self) -> bool {
+        if let Some(channel) = &self.channel
+            && channel.send(&Message::Alive, &[]).await.is_err()
+        {
+            self.channel = None;
+        }
+        self.channel.is_some()
     }
 
     async fn tell(&self, message: &Message) {

@@ -125,7 +125,13 @@ impl Services {
 
     /// Ends the node service and starts another one, which listens when this returns.
     pub fn restart_node(&mut self) {
+        self.restart_node_after(|| {});
+    }
+
+    /// The same; `meanwhile` is done while there is none.
+    pub fn restart_node_after(&mut self, meanwhile: impl FnOnce()) {
         assert!(self.node.stop(), "the node service ends when it is asked to");
+        meanwhile();
         self.node = start_node(self.dir.path(), self.pages, self.workers);
         let socket = self.node_socket();
         eventually("the node service listens again", Duration::from_secs(20), || {
