@@ -42,7 +42,6 @@ case $1 in
   sidecars)
     in_module sidecars
     go build -p 2 -ldflags "-s -w" -o "$BIN/" \
-      github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity \
       github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner \
       github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer \
       github.com/kubernetes-csi/external-snapshotter/v8/cmd/{csi-snapshotter,snapshot-controller}
