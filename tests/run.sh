@@ -31,7 +31,7 @@ declare -A ABOUT=(
   [tree]="20,000 files, 500 MB: copied, compared warm, remounted, cold; one and four writers; a directory of 200,000 entries"
 )
 # Minutes after which a suite is stopped, so that a hang costs minutes: well above what it takes on two processors.
-declare -A BUDGET=([unit]=25 [sanity]=5 [provision]=5 [observe]=4 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [handover]=8 [faults]=15 [apps]=15 [posix]=20 [tree]=15 [cluster]=25 [e2e]=60)
+declare -A BUDGET=([unit]=25 [sanity]=5 [provision]=8 [observe]=4 [compat]=20 [badinput]=6 [background]=3 [model]=8 [crash]=5 [handover]=15 [faults]=15 [apps]=15 [posix]=20 [tree]=15 [cluster]=30 [e2e]=60)
 STAGES=(fmt clippy deny unit build sanity provision observe compat badinput background model crash handover cluster faults apps posix tree)
 PACKAGES=(build-essential ca-certificates curl git redis-server fuse3 acl attr e2fsprogs python3-venv sqlite3 jq openssl
   stress-ng dbench fio postgresql)
