@@ -46,6 +46,8 @@ record namespace unshare -m -n --propagation private sh -c '
 wait_for namespace 5 test -e "$RUN/pids/ready"
 
 inside ip link add "$BRIDGE" type bridge
+# Otherwise it has the lowest address of its ports, which come and go with pods, and who remembers that talks to nobody.
+inside ip link set "$BRIDGE" address 02:00:0a:f4:00:01
 inside ip address replace "$ADDRESS/24" dev "$BRIDGE"
 inside ip link set "$BRIDGE" up
 inside ip route add default via "$ADDRESS" dev "$BRIDGE"
