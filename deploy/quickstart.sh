@@ -20,7 +20,7 @@ packages() {
   done
   [[ ${#missing[@]} == 0 ]] && return
   echo "Installing ${missing[*]}"
-  { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } </dev/null >/dev/null \
+  { apt-get update -q && apt-get install -y -q --no-install-recommends --no-remove "${missing[@]}"; } </dev/null >/dev/null \
     || die "apt-get install ${missing[*]} failed"
 }
 

@@ -45,7 +45,7 @@ DriverInfo:
 InlineVolumes: []
 "#;
 const SKIP: &str = r"\[Disruptive\]|\[Serial\]|\[Slow\]|Windows|ntfs";
-const LIMIT: Duration = Duration::from_secs(3400);
+const LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 #[test]
 fn upstreams_suite_for_external_storage() {

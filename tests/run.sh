@@ -61,7 +61,7 @@ packages() {
   [[ $(id -u) == 0 ]] || die "missing packages, and only root can install them: apt-get install ${missing[*]}"
   say "installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$LOGS/packages.log" 2>&1 \
+  { apt-get update -q && apt-get install -y -q --no-install-recommends --no-remove "${missing[@]}"; } >"$LOGS/packages.log" 2>&1 \
     || { tail -n 20 "$LOGS/packages.log"; die "apt-get install ${missing[*]} failed"; }
 }
 
@@ -273,7 +273,7 @@ full() {
   for stage in "${!BUDGET[@]}"; do BUDGET[$stage]=$((BUDGET[$stage] * 6)); done
 }
 
-list() { for name in "${STAGES[@]}" e2e; do printf '%-11s %s\n' "$name" "${ABOUT[$name]}"; done; }
+list() { for name in $(printf '%s\n' "${STAGES[@]}" e2e | awk '!seen[$0]++'); do printf '%-11s %s\n' "$name" "${ABOUT[$name]}"; done; }
 
 main() {
   local stage chosen

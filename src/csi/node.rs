@@ -54,7 +54,9 @@ const STATS: Duration = Duration::from_secs(15);
 /// How long a worker may take to tell its metrics: whoever asks for them does not wait for long.
 const MEASURE: Duration = Duration::from_secs(1);
 
-const CAPABILITIES: [RpcType; 3] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter, RpcType::VolumeMountGroup];
+/// Without VOLUME_MOUNT_GROUP: the kubelet gives a volume to a pod's `fsGroup` itself, as its `fsGroupChangePolicy` says,
+/// which no call tells.
+const CAPABILITIES: [RpcType; 2] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter];
 
 /// The Node service.
 #[derive(Clone)]

@@ -171,7 +171,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let query = uri.query().unwrap_or_default().replace("%3D", "=").replace("%2F", "/");
+    let query = uri.query().unwrap_or_default().replace("%3D", "=").replace("%2F", "/").replace("%2C", ",");
     let (status, object) = state.handle(&method, uri.path(), &query, body);
     let mut response = Response::new(Full::new(Bytes::from(object.to_string())));
     *response.status_mut() = status;
@@ -269,7 +269,9 @@ impl State {
 fn is_selected(object: &Value, query: &str) -> bool {
     query.split('&').all(|part| match part.split_once('=') {
         Some(("labelSelector", selector)) => {
-            selector.split_once('=').is_none_or(|(name, value)| object["metadata"]["labels"][name] == value)
+            let has =
+                |one: &str| one.split_once('=').is_none_or(|(name, value)| object["metadata"]["labels"][name] == value);
+            selector.split(',').all(has)
         }
         Some(("fieldSelector", selector)) => {
             selector.strip_prefix("spec.nodeName=").is_none_or(|node| object["spec"]["nodeName"] == node)

@@ -24,7 +24,11 @@ pub const KEEPER_SOCKET: &str = "/run/stead-node/keeper.sock";
 /// Names the volume of a pod: the label as far as a label can, the annotation in full.
 pub(crate) const VOLUME: &str = "steadfast.io/volume";
 /// The label that all worker pods have, and its value.
-pub(crate) const COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "worker");
+pub(crate) const OURS: [(&str, &str); 3] = [
+    ("app.kubernetes.io/name", "steadfast"),
+    ("app.kubernetes.io/component", "worker"),
+    ("app.kubernetes.io/managed-by", "stead-node"),
+];
 const MAX_LABEL: usize = 63;
 
 /// A worker that is to have a pod.
@@ -71,13 +75,8 @@ pub fn worker_pod(template: &Template, worker: &Worker<'_>) -> Pod {
 
 fn metadata(template: &Template, worker: &Worker<'_>) -> ObjectMeta {
     let mut labels = template.labels.clone();
-    let own = [
-        ("app.kubernetes.io/name", "steadfast"),
-        COMPONENT,
-        ("app.kubernetes.io/managed-by", "stead-node"),
-        (VOLUME, &label_value(worker.volume)),
-    ];
-    labels.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    labels.extend(OURS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    labels.insert(VOLUME.to_owned(), label_value(worker.volume));
     let mut annotations = template.annotations.clone();
     annotations.insert(VOLUME.to_owned(), worker.volume.to_owned());
     ObjectMeta {

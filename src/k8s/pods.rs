@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 
 use crate::cluster::{Cluster, ask};
 use crate::error::{Error, Result};
-use crate::pod::COMPONENT;
+use crate::pod::OURS;
 
 /// What a container waits for that will not come by itself, or not soon.
 const HOPELESS: [&str; 6] = [
@@ -100,15 +100,21 @@ impl Pods {
         Ok(pod.map_or(Progress::Gone, |pod| progress(&pod)))
     }
 
-    /// The names of this node's worker pods, whatever became of them.
+    /// The names of this node's worker pods that belong to `owner`, whatever became of them. Others may have pods of the same
+    /// kind in this namespace.
     ///
     /// # Errors
     /// [`Error::Away`], [`Error::Refused`].
-    pub async fn names(&self) -> Result<Vec<String>> {
+    pub async fn names(&self, owner: Option<&Owner>) -> Result<Vec<String>> {
         let of_node = format!("spec.nodeName={}", self.node);
-        let params = ListParams::default().labels(&format!("{}={}", COMPONENT.0, COMPONENT.1)).fields(&of_node);
+        let labels = OURS.map(|(name, value)| format!("{name}={value}")).join(",");
+        let params = ListParams::default().labels(&labels).fields(&of_node);
         let list = ask("list the pods of workers", self.api.list(&params)).await?;
-        Ok(list.items.into_iter().filter_map(|pod| pod.metadata.name).collect())
+        let is_theirs = |pod: &Pod| {
+            let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+            owners.iter().map(|one| &one.uid).eq(owner.iter().map(|owner| &owner.uid))
+        };
+        Ok(list.items.into_iter().filter(is_theirs).filter_map(|pod| pod.metadata.name).collect())
     }
 
     /// The `DaemonSet` that a pod belongs to, if it does.
@@ -178,6 +184,7 @@ mod tests {
 
     use super::*;
     use crate::fake::ApiServer;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     fn state(status: Value) -> Progress {
         progress(&serde_json::from_value(json!({"metadata": {}, "status": status})).expect("a pod"))
@@ -216,21 +223,39 @@ mod tests {
         assert!(Progress::Running.error("p").is_none());
     }
 
-    fn named(name: &str, node: &str, component: &str) -> Pod {
-        let labels = json!({"app.kubernetes.io/component": component});
+    fn named(name: &str, node: &str, (label, value): (&str, &str)) -> Pod {
+        let mut labels: serde_json::Map<_, _> =
+            OURS.map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect();
+        labels.insert(label.to_owned(), json!(value));
         let pod = json!({"metadata": {"name": name, "labels": labels}, "spec": {"nodeName": node, "containers": []}});
         serde_json::from_value(pod).expect("a pod")
+    }
+
+    fn owned(pod: Pod, uid: &str) -> Pod {
+        let owner = OwnerReference { uid: uid.to_owned(), ..OwnerReference::default() };
+        let metadata = ObjectMeta { owner_references: Some(vec![owner]), ..pod.metadata };
+        Pod { metadata, ..pod }
     }
 
     #[tokio::test]
     async fn pods_are_made_shown_and_removed() {
         let server = ApiServer::start().await;
         let pods = Pods::new(&server.cluster().await, "node-1");
-        for pod in [named("a", "node-1", "worker"), named("b", "node-2", "worker"), named("c", "node-1", "node")] {
+        let ours = OURS[0];
+        for pod in [
+            named("a", "node-1", ours),
+            named("b", "node-2", ours),
+            named("c", "node-1", ("app.kubernetes.io/component", "node")),
+            named("d", "node-1", ("app.kubernetes.io/name", "another-program")),
+            owned(named("e", "node-1", ours), "mine"),
+            owned(named("f", "node-1", ours), "another-release"),
+        ] {
             pods.create(&pod).await.expect("made");
         }
-        assert_eq!(pods.names().await.expect("listed"), ["a"]);
-        let again = pods.create(&named("a", "node-1", "worker")).await.expect_err("there is one").to_string();
+        assert_eq!(pods.names(None).await.expect("listed"), ["a"]);
+        let owner = Owner { name: "node".to_owned(), uid: "mine".to_owned() };
+        assert_eq!(pods.names(Some(&owner)).await.expect("listed"), ["e"]);
+        let again = pods.create(&named("a", "node-1", ours)).await.expect_err("there is one").to_string();
         assert!(again.contains("refuses to create pod a: ") && again.contains("exists"), "{again}");
         assert_eq!(pods.progress("a").await.expect("shown"), Progress::Starting(String::new()));
         server.set_status("a", json!({"phase": "Running"}));
@@ -258,10 +283,10 @@ mod tests {
         let server = ApiServer::start().await;
         let pods = Pods::new(&server.cluster().await, "node-1");
         server.forbid("pods");
-        let error = pods.names().await.expect_err("forbidden");
+        let error = pods.names(None).await.expect_err("forbidden");
         assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains("forbidden"), "{error}");
         server.stop();
-        let error = pods.names().await.expect_err("away");
+        let error = pods.names(None).await.expect_err("away");
         assert!(matches!(error, Error::Away { .. }), "{error}");
         assert!(error.to_string().contains("away and cannot list the pods of workers: "), "{error}");
     }

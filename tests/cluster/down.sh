@@ -27,23 +27,23 @@ if [[ -S $CRI ]]; then
 fi
 for name in containerd kube-apiserver etcd minio redis; do stop "$name"; done
 # Whatever still runs in the namespace (shims, processes of pods that started late) or in the pods' control groups.
-groups=$(find /sys/fs/cgroup -maxdepth 3 -type d -name kubepods 2>/dev/null)
-if alive namespace; then
-  own=$(pid_of namespace)
-  namespace=$(readlink "/proc/$own/ns/mnt")
-  for directory in /proc/[0-9]*; do
-    pid=${directory#/proc/}
-    [[ $pid != "$own" && $(readlink "$directory/ns/mnt" 2>/dev/null) == "$namespace" ]] && kill -9 "$pid" 2>/dev/null
-  done
-  for group in $groups; do
-    for pid in $(find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u); do kill -9 "$pid" 2>/dev/null; done
-  done
-  sleep 0.2
-fi
+own=$(pid_of namespace)
+namespace=$(cat "$RUN/mount-namespace" 2>/dev/null)
+for directory in /proc/[0-9]*; do
+  pid=${directory#/proc/}
+  [[ -n $namespace && $pid != "$own" && $(readlink "$directory/ns/mnt" 2>/dev/null) == "$namespace" ]] \
+    && kill -9 "$pid" 2>/dev/null
+done
+group=$(cat "$RUN/group" 2>/dev/null)
+groups=()
+[[ -z $group ]] || mapfile -t groups < <(find /sys/fs/cgroup -maxdepth 2 -type d -name "$group")
+for directory in "${groups[@]}"; do
+  for pid in $(find "$directory" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u); do kill -9 "$pid" 2>/dev/null; done
+done
+sleep 0.2
 stop namespace
-for group in $groups; do find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; done
-for directory in "$RUN/kubelet" "$RUN/steadfast"; do chattr -R -f -i "$directory"; done
+for directory in "${groups[@]}"; do find "$directory" -depth -type d -exec rmdir {} \; 2>/dev/null; done
+while read -r directory; do rmdir "$directory" 2>/dev/null; done < <(cat "$RUN/made" 2>/dev/null)
+chattr -R -f -i "$RUN/private"
 rm -rf "$RUN"
-# Only if they are empty: they may be another one's.
-rmdir /var/lib/kubelet /var/lib/steadfast 2>/dev/null
 true

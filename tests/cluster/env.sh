@@ -8,6 +8,12 @@ HELM=v4.3.1
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/steadfast
 BIN=${CLUSTER_BIN:-$CACHE/cluster-$KUBERNETES/bin}
 RUN=${CLUSTER_RUN:-${TMPDIR:-/tmp}/stead-cluster}
+# Directories of a node that the cluster has for itself.
+PRIVATE=(/var/lib/kubelet /var/lib/steadfast /var/lib/cni /run/netns /run/containerd /var/log/pods /var/log/containers
+  /usr/libexec/kubernetes)
+# What a kubelet sets.
+SYSCTLS=(vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys
+  kernel/keys/root_maxbytes)
 NODE=node-1
 BRIDGE=pods0
 # The node's address, known in the namespace only: pods reach the API server and the back ends there.

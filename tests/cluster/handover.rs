@@ -195,5 +195,5 @@ fn without_an_api_server(cluster: &Cluster) {
     );
     cluster.start_api_server();
     // The kubelet may have taken the directory for one of a pod that is gone.
-    let _gone = std::fs::remove_dir_all(cluster.run_dir().join("kubelet/pods/nobody"));
+    let _gone = std::fs::remove_dir_all(cluster.run_dir().join("private/var/lib/kubelet/pods/nobody"));
 }

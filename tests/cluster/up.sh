@@ -7,13 +7,28 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 BEGUN=$(date +%s%N)
 say() { printf '[%5d ms] %s\n' $((($(date +%s%N) - BEGUN) / 1000000)) "$*"; }
-[[ ! -e $RUN/pids/namespace ]] || { echo "a cluster is in $RUN already: down.sh" >&2; exit 1; }
-# Its control groups would be ended with ours.
-[[ -z $(find /sys/fs/cgroup -maxdepth 3 -type d -name kubepods 2>/dev/null) ]] \
-  || { echo "a kubelet runs on this machine, or has left control groups (kubepods)" >&2; exit 1; }
-mkdir -p "$RUN"/{pids,logs,pki,cni,minio,redis,kubelet,steadfast} /var/lib/kubelet /var/lib/steadfast
+[[ -z $(ls -A "$RUN" 2>/dev/null) ]] || { echo "$RUN is not empty: down.sh ends a cluster" >&2; exit 1; }
+mkdir -p "$RUN"/{pids,logs,pki,cni,minio,redis,private,sysctl}
 mkdir -p -m 700 "$RUN/etcd"
 RUN=$(readlink -f "$RUN")
+# Directories that a node has for itself are the cluster's own; those that the machine lacks go when it ends.
+for directory in "${PRIVATE[@]}"; do
+  [[ -d $directory ]] || { mkdir -p "$directory" && echo "$directory" >>"$RUN/made"; }
+  mkdir -p "$RUN/private$directory"
+done
+# Of kernel parameters the kubelet gets copies to write to.
+for name in "${SYSCTLS[@]}"; do
+  [[ -e /proc/sys/$name ]] || continue
+  mkdir -p "$RUN/sysctl/$(dirname "$name")" && cat "/proc/sys/$name" >"$RUN/sysctl/$name"
+done
+# Control groups of pods lie below one of our own, in each hierarchy.
+GROUP=stead-cluster-$$
+echo "$GROUP" >"$RUN/group"
+if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then mkdir "/sys/fs/cgroup/$GROUP"; else
+  for hierarchy in /sys/fs/cgroup/*/; do
+    [[ -L ${hierarchy%/} ]] || mkdir "$hierarchy$GROUP" 2>/dev/null || true
+  done
+fi
 
 record() {
   local name=$1
@@ -38,12 +53,17 @@ wait_for() {
 }
 
 # --- namespaces: mounts of pods must be seen by the kubelet, so / is shared inside. Copies of FUSE mounts that are there
-# already would keep these alive after their umount. The directories that a node has for itself are the cluster's own.
-record namespace unshare -m -n --propagation private sh -c '
-  awk "\$3 ~ /^fuse/ && \$3 != \"fusectl\" { print \$2 }" /proc/mounts | while read -r point; do umount -l "$point"; done
-  mount --bind "$0/kubelet" /var/lib/kubelet && mount --bind "$0/steadfast" /var/lib/steadfast \
-    && mount --make-rshared / && ip link set lo up && touch "$0/pids/ready" && exec sleep infinity' "$RUN"
+# already would keep these alive after their umount.
+record namespace unshare -m -n --propagation private bash -c '
+  run=$0
+  awk "\$3 ~ /^fuse/ && \$3 != \"fusectl\" { print \$2 }" /proc/mounts | while read -r point; do
+    umount -l "$(printf %b "$point")"
+  done
+  for directory in "$@"; do mount --bind "$run/private$directory" "$directory" || exit; done
+  (cd "$run/sysctl" && find . -type f) | while read -r name; do mount --bind "$run/sysctl/$name" "/proc/sys/$name"; done
+  mount --make-rshared / && ip link set lo up && touch "$run/pids/ready" && exec sleep infinity' "$RUN" "${PRIVATE[@]}"
 wait_for namespace 5 test -e "$RUN/pids/ready"
+readlink "/proc/$(pid_of namespace)/ns/mnt" >"$RUN/mount-namespace"
 
 inside ip link add "$BRIDGE" type bridge
 # Otherwise it has the lowest address of its ports, which come and go with pods, and who remembers that talks to nobody.
@@ -163,6 +183,7 @@ authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {c
 authorization: {mode: Webhook}
 containerRuntimeEndpoint: unix://$CRI
 cgroupDriver: cgroupfs
+cgroupRoot: /$GROUP
 failCgroupV1: false
 failSwapOn: false
 oomScoreAdj: 0

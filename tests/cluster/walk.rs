@@ -152,7 +152,7 @@ fn nothing_is_left_on_the_node(cluster: &Cluster) {
         let left: Vec<_> = std::fs::read_dir(cluster.node_state(directory)).expect("a state directory").collect();
         assert!(left.is_empty(), "{directory}: {left:?}");
     }
-    let pods = files_below(&cluster.run_dir().join("kubelet/pods"));
+    let pods = files_below(&cluster.run_dir().join("private/var/lib/kubelet/pods"));
     let volumes: Vec<_> = pods
         .iter()
         .filter(|file| file.components().any(|part| part.as_os_str() == Path::new("kubernetes.io~csi")))

@@ -193,26 +193,28 @@ impl Cluster {
 
     /// The node service's socket.
     pub fn node_socket(&self) -> PathBuf {
-        self.run_dir().join("kubelet/plugins/csi.steadfast.io/csi.sock")
+        self.run_dir().join("private/var/lib/kubelet/plugins/csi.steadfast.io/csi.sock")
     }
 
     /// Processes in the cluster by the beginning of their command lines.
     pub fn processes(&self, words: &[&str]) -> Vec<u32> {
-        let namespaces = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let host = namespaces("self");
+        // The layers of a container's root are named with the directories that they lie in.
+        let own = self.run_dir().join("containerd").display().to_string();
+        let is_ours =
+            |pid: &str| fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|all| all.contains(&own));
         let wanted: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         let pids =
             fs::read_dir("/proc").expect("there").flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let theirs = pids.filter(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).take(wanted.len()).eq(wanted.iter().copied()) && namespaces(pid) != host
+            line.split(|byte| *byte == 0).take(wanted.len()).eq(wanted.iter().copied()) && is_ours(pid)
         });
         theirs.filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// A file below the node's state directory.
     pub fn node_state(&self, path: &str) -> PathBuf {
-        self.run_dir().join("steadfast").join(path)
+        self.run_dir().join("private/var/lib/steadfast").join(path)
     }
 
     /// Stops the API server.

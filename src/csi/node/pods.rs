@@ -317,7 +317,7 @@ impl Inner {
 
     /// Removes the pods of workers that do not run, and what they left.
     pub(crate) async fn sweep(&self) -> Result<()> {
-        let names = self.pods.names().await?;
+        let names = self.pods.names(self.owner().await?.as_ref()).await?;
         let records = self.records();
         let needed = |pod: &str| {
             let lives = |record: &Record| record.pod == pod && record.worker.is_alive();
