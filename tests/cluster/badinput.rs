@@ -29,7 +29,7 @@ pub(crate) fn says_what_is_wrong_and_mends_itself(cluster: &Cluster) {
         ("metaurl", "", "metaurl"),
         ("metaurl", "redis://:wrong@10.244.0.1:6379/1", "refused access"),
         ("metaurl", "redis://10.244.0.1:1/1", "10.244.0.1:1"),
-        ("metaurl", "rediss//10.244.0.1", "metaurl"),
+        ("metaurl", "rediss//10.244.0.1", "metadata address rediss//10.244.0.1"),
         ("secret-key", "wrong", "10.244.0.1:9000/volumes"),
     ];
     for (number, (member, value, named)) in members.into_iter().enumerate() {
