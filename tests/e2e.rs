@@ -92,10 +92,6 @@ fn told(report: &Value, cluster: &Cluster, text: &str) {
     for spec in &failed {
         println!("FAILED {}: {}", spec["LeafNodeText"], spec["Failure"]["Message"]);
     }
-    assert!(
-        failed.is_empty() && passed.len() > 50,
-        "{}\n{}",
-        &text[text.len().saturating_sub(20_000)..],
-        cluster.told()
-    );
+    let few = passed.len() < 50 && tools::text("STEAD_E2E_FOCUS").is_none();
+    assert!(failed.is_empty() && !few, "{}\n{}", &text[text.len().saturating_sub(20_000)..], cluster.told());
 }
