@@ -126,7 +126,8 @@ fn replace_worker(cluster: &Cluster) {
 fn restart_node_service(cluster: &Cluster) {
     let before = worker(cluster);
     cluster.kubectl(&["-n", NAMESPACE, "delete", "pod", "-l", "app.kubernetes.io/component=node"]);
-    cluster.kubectl(&["-n", NAMESPACE, "rollout", "status", "ds/steadfast-node", "--timeout=60s"]);
+    let restarted = cluster.try_kubectl(&["-n", NAMESPACE, "rollout", "status", "ds/steadfast-node", "--timeout=120s"]);
+    assert!(restarted.code == Some(0), "{}\n{}", restarted.text(), cluster.told());
     node_service(cluster);
     assert_eq!(worker(cluster), before, "the worker serves on\n{}", cluster.told());
 }

@@ -249,7 +249,9 @@ impl Cluster {
             let logs = ["-n", NAMESPACE, "logs", "--all-containers", "--tail=30", "-l", &selector];
             told += &format!("\n--- {component}\n{}", self.try_kubectl(&logs).text());
         }
-        for log in files_below(&self.node_state("logs")) {
+        told +=
+            &self.try_kubectl(&["-n", NAMESPACE, "describe", "pods", "-l", "app.kubernetes.io/component=node"]).text();
+        for log in files_below(&self.node_state("logs")).into_iter().rev().take(5) {
             told += &format!("\n--- {}\n{}", log.display(), tail(&log, 20));
         }
         told
