@@ -43,7 +43,10 @@ done
 sleep 0.2
 stop namespace
 for directory in "${groups[@]}"; do find "$directory" -depth -type d -exec rmdir {} \; 2>/dev/null; done
-while read -r directory; do rmdir "$directory" 2>/dev/null; done < <(cat "$RUN/made" 2>/dev/null)
+# To remove a directory takes away what other namespaces have mounted on it, such as another cluster.
+while read -r directory; do
+  grep -qs " $directory " /proc/[0-9]*/mountinfo || rmdir "$directory" 2>/dev/null
+done < <(cat "$RUN/made" 2>/dev/null)
 chattr -R -f -i "$RUN/private"
 rm -rf "$RUN"
 true
