@@ -538,3 +538,13 @@ fn health_is_told_from_mount_process_and_record() {
     assert_eq!(health(true, alive), VolumeHealth::Draining);
     assert_eq!(health(true, None), VolumeHealth::NotMounted);
 }
+
+#[tokio::test]
+async fn a_worker_whose_program_is_missing_is_counted() {
+    let node = TestNode::new();
+    std::fs::remove_file(node.dir.path().join("worker")).expect("it was there");
+    node.publish(node.request("v", "a")).await.expect_err("nothing can be started");
+    let page = node.metrics().await;
+    assert!(page.iter().any(|line| line == "stead_worker_start_failures_total 1"), "{page:#?}");
+    assert!(node.mounts().is_empty(), "nothing is left");
+}

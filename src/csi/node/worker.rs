@@ -177,7 +177,8 @@ impl Workers {
 
     /// Starts a process that waits for its order.
     pub(crate) async fn prepare(&self, id: &VolumeId, settings: &WorkerSettings) -> Result<Started> {
-        let (channel, process) = self.launcher.start(id, settings, self.open_log(id)?).await?;
+        let begun = self.launcher.start(id, settings, self.open_log(id)?).await;
+        let (channel, process) = begun.inspect_err(|_error| self.figures.start_failures.count())?;
         Ok(Started { channel, process })
     }
 
@@ -185,11 +186,11 @@ impl Workers {
     pub(crate) async fn order(
         &self,
         id: &VolumeId,
-        Started { channel, process }: Started,
+        started: Started,
         order: &Message,
         fds: &[RawFd],
     ) -> Result<(Started, Told)> {
-        let served = self.order_to_serve(id, Started { channel, process }, order, fds).await;
+        let served = self.order_to_serve(id, started, order, fds).await;
         let counter = if served.is_ok() { &self.figures.started } else { &self.figures.start_failures };
         counter.count();
         served
