@@ -23,6 +23,8 @@ pub(crate) enum Mode {
     Runner,
     /// Each in a pod of its own.
     Pod,
+    /// All beside the node service.
+    Process,
 }
 
 impl Mode {
@@ -31,6 +33,7 @@ impl Mode {
         match self {
             Self::Runner => "runner",
             Self::Pod => "pod",
+            Self::Process => "process",
         }
     }
 
@@ -38,6 +41,11 @@ impl Mode {
     pub(crate) fn values(self) -> String {
         format!("{VALUES}node: {{mode: {}, maxUnavailable: 1}}\n", self.name())
     }
+}
+
+/// A namespace.
+pub(crate) fn namespace(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
 }
 
 /// A Secret for a file system on Redis and `MinIO`, with other members than the right ones; an empty one is left out.
