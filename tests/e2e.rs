@@ -52,17 +52,15 @@ const LIMIT: Duration = Duration::from_secs(6 * 3600);
 #[test]
 fn upstreams_suite_for_external_storage() {
     let cluster = Cluster::start_for_upstream();
-    cluster.apply(&manifests::all(&[manifests::namespace(NAMESPACE), manifests::secret("volumes", &[])]));
-    // Secrets of the controller's own are looked for where it runs.
+    cluster.apply(&manifests::secret("volumes", &[]));
+    // The Secrets that the controller is configured with lie where it runs.
+    cluster.kubectl(&["create", "namespace", NAMESPACE]);
     cluster.apply(
         &manifests::secret("volumes", &[])
-            .replace("{name: volumes}", &format!("{{name: volumes, namespace: {NAMESPACE}}}")),
+            .replace("name: volumes}", &format!("name: volumes, namespace: {NAMESPACE}}}")),
     );
-    cluster.helm(
-        &manifests::Mode::Runner
-            .values()
-            .replace("replicas: 1", "replicas: 1, fileSystems: [volumes], storageCapacity: true"),
-    );
+    let values = manifests::Mode::Runner.values();
+    cluster.helm(&values.replace("replicas: 1", "replicas: 1, fileSystems: [volumes], storageCapacity: true"));
     let (driver, attributes, report) =
         (cluster.file("driver.yaml"), cluster.file("vac.yaml"), cluster.file("report.json"));
     fs::write(&attributes, manifests::attributes("e2e", r#"inodes: "100000""#)).expect("written");

@@ -77,6 +77,7 @@ impl NodeService {
         launcher.prepare()?;
         let workers = Workers::new(launcher, Reporter::new(events, state.clone()), state.clone());
         resume::listen(&workers)?;
+        tokio::spawn(workers.clone().update_on());
         let publisher = Publisher { state, workers };
         Ok(Self { node_id: config.node_id, publisher, stats: Stats::default(), locks: Locks::default() })
     }

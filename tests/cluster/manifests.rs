@@ -43,11 +43,6 @@ impl Mode {
     }
 }
 
-/// A namespace.
-pub(crate) fn namespace(name: &str) -> String {
-    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
-}
-
 /// A Secret for a file system on Redis and `MinIO`, with other members than the right ones; an empty one is left out.
 pub(crate) fn secret(name: &str, wrong: &[(&str, &str)]) -> String {
     let mut members = vec![
