@@ -127,7 +127,7 @@ mod tests {
             state_dir: dir.to_owned(),
             registrations: Some(dir.to_owned()),
             metrics: None,
-            worker: WorkerLaunch { exe: PathBuf::new(), uid: 0, gid: 0 },
+            worker: WorkerLaunch::default(),
             mode: WorkerMode::Process,
             events: None,
         }

@@ -42,6 +42,9 @@ pub struct Template {
     /// Which nodes they may be on. Every one by default: pods that use a volume are there already.
     #[serde(default = "everywhere")]
     pub tolerations: Vec<Toleration>,
+    /// Further arguments of `stead runner`, such as how to log.
+    #[serde(default)]
+    pub args: Vec<String>,
     /// Where workers may keep data on disks.
     #[serde(default)]
     pub caches: Vec<Cache>,
@@ -297,6 +300,7 @@ imagePullSecrets: [pull]
 serviceAccountName: worker
 priorityClassName: system-node-critical
 terminationGracePeriodSeconds: 90
+args: [--log-json]
 resources:
   requests: {cpu: 100m, memory: 256Mi}
   limits: {memory: 2Gi}

@@ -23,7 +23,8 @@ pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
     run_controller(config, stop).await.map_err(|error| Failure::general(error.to_string()))
 }
 
-pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
+/// `log` are the arguments that say how this process logs; its workers log likewise.
+pub(crate) async fn node(args: NodeArgs, log: Vec<String>) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
     let mode = mode(&args).await?;
     let events = if args.events { Some(cluster(&args).await?) } else { None };
@@ -35,7 +36,7 @@ pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
         state_dir: args.state_dir,
         registrations: args.registration_dir,
         metrics: args.service.metrics,
-        worker: WorkerLaunch { exe, uid: args.worker_uid, gid: args.worker_gid },
+        worker: WorkerLaunch { exe, arguments: log, uid: args.worker_uid, gid: args.worker_gid },
         mode,
         events,
     };
@@ -63,9 +64,10 @@ async fn cluster(args: &NodeArgs) -> Result<Cluster, Failure> {
     Cluster::connect(args.kubeconfig.as_deref()).await.map_err(|error| Failure::usage(error.to_string()))
 }
 
-pub(crate) async fn runner(args: RunnerArgs) -> Result<(), Failure> {
+/// See [`node`].
+pub(crate) async fn runner(args: RunnerArgs, log: Vec<String>) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
-    let launch = WorkerLaunch { exe: own_program()?, uid: args.worker_uid, gid: args.worker_gid };
+    let launch = WorkerLaunch { exe: own_program()?, arguments: log, uid: args.worker_uid, gid: args.worker_gid };
     if args.once {
         return one_worker(&args.socket, launch, stop).await;
     }

@@ -88,7 +88,7 @@ impl TestNode {
     }
 
     fn config(dir: &Path) -> NodeConfig {
-        let worker = WorkerLaunch { exe: dir.join("worker"), uid: 65534, gid: 65534 };
+        let worker = WorkerLaunch { exe: dir.join("worker"), uid: 65534, gid: 65534, ..WorkerLaunch::default() };
         NodeConfig {
             endpoint: format!("unix://{}/csi.sock", dir.display()),
             driver_name: "test".to_owned(),
