@@ -33,6 +33,7 @@ pub(crate) async fn node(args: NodeArgs, log: Vec<String>) -> Result<(), Failure
         endpoint: args.service.endpoint,
         driver_name: args.service.driver_name,
         node_id: args.node_id,
+        topology: args.topology.into_iter().collect(),
         state_dir: args.state_dir,
         registrations: args.registration_dir,
         metrics: args.service.metrics,
