@@ -106,7 +106,7 @@ fn under_load(cluster: &Cluster, mode: Mode, what: &str, may_lose: bool, work: &
 fn worker(cluster: &Cluster) -> Option<u32> {
     let file = std::fs::read_dir(cluster.node_state("workers")).ok()?.flatten().next()?;
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
-    u32::try_from(json["pid"].as_u64()?).ok()
+    cluster.process(json["pid"].as_u64()?)
 }
 
 fn another_worker(cluster: &Cluster, before: Option<u32>) {

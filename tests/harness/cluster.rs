@@ -198,18 +198,33 @@ impl Cluster {
 
     /// Processes in the cluster by the beginning of their command lines.
     pub fn processes(&self, words: &[&str]) -> Vec<u32> {
+        let wanted: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        self.processes_with(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).take(wanted.len()).eq(wanted.iter().copied())
+        })
+    }
+
+    /// The process that has this number in the cluster.
+    pub fn process(&self, number: u64) -> Option<u32> {
+        let is_it = |pid: &str| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            // From the machine's process namespace inwards.
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+            numbers.split_whitespace().nth(1) == Some(&number.to_string())
+        };
+        self.processes_with(is_it).first().copied()
+    }
+
+    /// Processes of containers.
+    fn processes_with(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<u32> {
         // The layers of a container's root are named with the directories that they lie in.
         let own = self.run_dir().join("containerd").display().to_string();
         let is_ours =
             |pid: &str| fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|all| all.contains(&own));
-        let wanted: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         let pids =
             fs::read_dir("/proc").expect("there").flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let theirs = pids.filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).take(wanted.len()).eq(wanted.iter().copied()) && is_ours(pid)
-        });
-        theirs.filter_map(|pid| pid.parse().ok()).collect()
+        pids.filter(|pid| is_wanted(pid) && is_ours(pid)).filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// A file below the node's state directory.
