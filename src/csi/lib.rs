@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stead_base::SystemClock;
+use stead_k8s::Claims;
 use stead_volume::Volumes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +51,8 @@ pub fn node_volumes(state_dir: &Path) -> Result<Vec<NodeVolume>, ServeError> {
 /// A socket that cannot be used.
 pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -> Result<(), ServeError> {
     let identity = identity::IdentityService::controller(&config.driver_name);
-    let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)), config.file_systems);
+    let (volumes, claims) = (Volumes::new(Arc::new(SystemClock)), config.claims.map(Claims::new));
+    let controller = controller::ControllerService::new(volumes, config.file_systems, claims);
     controller.resume();
     page::serve(config.metrics.as_deref(), &config.endpoint, None, stop.clone()).await?;
     let routes = Routes::new(IdentityServer::new(identity))
