@@ -24,6 +24,7 @@ use crate::store::Store;
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 const SUPPORTED: &str = "redis://, rediss://, unix:// or sqlite3://";
+const NO_SCHEME: &str = "scheme missing; one of redis://, rediss://, unix://, sqlite3://";
 
 /// Where the metadata of a volume lives.
 #[expect(clippy::large_enum_variant, reason = "there are a few addresses in a process")]
@@ -126,7 +127,11 @@ impl FromStr for MetaUrl {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |why: String| Error::Address { address: masked(text), why };
-        let (scheme, rest) = text.split_once("://").unwrap_or(("redis", text));
+        let Some((scheme, rest)) = text.split_once("://") else {
+            // A Redis may be named without one, as for the Go client: what is no such name lacks its scheme.
+            let redis = RedisUrl::parse_tcp(text, false).map(Self::Redis);
+            return redis.map_err(|why| wrong(format!("{NO_SCHEME} (redis:// is tried: {why})")));
+        };
         match scheme {
             "redis" => RedisUrl::parse_tcp(rest, false).map(Self::Redis).map_err(wrong),
             "rediss" => RedisUrl::parse_tcp(rest, true).map(Self::Redis).map_err(wrong),
@@ -449,12 +454,27 @@ mod tests {
     }
 
     #[test]
+    fn a_scheme_that_is_missing_or_misspelt_is_told() {
+        for text in ["rediss//h", "redis:/h/1", "sqlite3:/meta.db", "sqlite3//a.db", "unix:/run/r.sock", "/a.db", ""] {
+            assert!(why(text).contains(NO_SCHEME), "{}", why(text));
+        }
+        assert!(why("h/one").contains("database \"one\""), "{}", why("h/one"));
+        assert_eq!(redis("redis:6379/1").servers, RedisServers::Single { host: "redis".into(), port: 6379 });
+    }
+
+    #[test]
     fn passwords_are_never_shown() {
         let url: MetaUrl = "redis://app:hunter2@h/1?client-name=hunter2".parse().unwrap();
         let shown = format!("{url} {url:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert_eq!(url.to_string(), "redis://h:6379/1");
-        for bad in ["redis://:hunter2@h:x/1", "tikv://u:hunter2@h", "redis://:hunt/hunter2@h", ":hunter2@h:x"] {
+        for bad in [
+            "redis://:hunter2@h:x/1",
+            "tikv://u:hunter2@h",
+            "redis://:hunt/hunter2@h",
+            ":hunter2@h:x",
+            "rediss//:hunter2@h",
+        ] {
             assert!(!why(bad).contains("hunt"), "{}", why(bad));
         }
     }
