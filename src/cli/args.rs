@@ -355,6 +355,9 @@ pub(crate) struct NodeArgs {
     /// Name of this node
     #[arg(long, value_name = "ID", env = "NODE_NAME")]
     pub(crate) node_id: String,
+    /// Topology of this node, which the kubelet makes labels of: external-provisioner publishes no capacity without any
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) topology: Vec<(String, String)>,
     /// Where mounts and their records are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/steadfast")]
     pub(crate) state_dir: PathBuf,
@@ -390,6 +393,13 @@ pub(crate) struct NodeArgs {
     /// How to reach the cluster [default: as the pod's service account]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
 }
 
 /// Where workers run.

@@ -33,7 +33,8 @@ pub(crate) fn arm_failpoints() -> Result<(), Failure> {
 }
 
 /// Runs a command that needs the runtime.
-pub(crate) async fn run(command: Command) -> Result<(), Failure> {
+/// `log`: how this process logs, as arguments.
+pub(crate) async fn run(command: Command, log: Vec<String>) -> Result<(), Failure> {
     match command {
         Command::Format(args) => format::run(*args).await,
         Command::Mount(args) => mount::run(args).await,
@@ -56,8 +57,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Summary(args) => tree::summary(&args).await,
         Command::Warmup(args) => warmup::run(&args).await,
         Command::Controller(args) => services::controller(args).await,
-        Command::Node(command) => node(*command).await,
-        Command::Runner(args) => services::runner(args).await,
+        Command::Node(command) => node(*command, log).await,
+        Command::Runner(args) => services::runner(args, log).await,
         Command::Worker(args) => services::worker(&args).await,
         Command::Quickstart(args) => quickstart::run(args).await,
         Command::Completion(args) => completion::run(&args),
@@ -65,9 +66,9 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-async fn node(command: NodeCommand) -> Result<(), Failure> {
+async fn node(command: NodeCommand, log: Vec<String>) -> Result<(), Failure> {
     match command {
-        NodeCommand::Serve(args) => services::node(args).await,
+        NodeCommand::Serve(args) => services::node(args, log).await,
         NodeCommand::List(args) => node_list::run(&args),
     }
 }

@@ -20,3 +20,9 @@ pub(crate) fn init(cli: &Cli) -> Result<(), Failure> {
     let target = cli.log.clone().map_or(LogTarget::Stderr, LogTarget::File);
     stead_telemetry::init(filter, format, &target).map_err(|error| Failure::usage(error.to_string()))
 }
+
+/// The arguments with which a process of this program logs as this one was told to.
+pub(crate) fn arguments(cli: &Cli) -> Vec<String> {
+    let level = cli.log_level.iter().map(|level| format!("--log-level={level}"));
+    level.chain(cli.log_json.then(|| "--log-json".to_owned())).collect()
+}

@@ -36,20 +36,21 @@ fn run(cli: Cli) -> Result<(), exit::Failure> {
     log::init(&cli)?;
     commands::arm_failpoints()?;
     progress::hide(cli.quiet || cli.no_progress);
+    let log = log::arguments(&cli);
     match cli.command {
-        Command::Mount(args) => in_runtime(Command::Mount(MountArgs { log: cli.log, ..args })),
+        Command::Mount(args) => in_runtime(Command::Mount(MountArgs { log: cli.log, ..args }), log),
         Command::Completion(args) => commands::completion::run(&args),
         Command::Version => {
             println!("stead {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        command => in_runtime(command),
+        command => in_runtime(command, log),
     }
 }
 
-fn in_runtime(command: Command) -> Result<(), exit::Failure> {
+fn in_runtime(command: Command, log: Vec<String>) -> Result<(), exit::Failure> {
     let runtime = runtime()?;
-    let ended = runtime.block_on(commands::run(command));
+    let ended = runtime.block_on(commands::run(command, log));
     // What mattered has been waited for; a thread that hangs in a dead disk or server must not keep the process.
     runtime.shutdown_timeout(LAST_WORKS);
     ended

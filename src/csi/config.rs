@@ -1,5 +1,6 @@
 //! What a service is started with. The command line fills it in.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use stead_k8s::Cluster;
@@ -31,6 +32,9 @@ pub struct NodeConfig {
     pub driver_name: String,
     /// Name of this node.
     pub node_id: String,
+    /// What the kubelet puts on the node as labels (CSI `accessible_topology`): keys and values. Volumes can be used on all
+    /// nodes; empty unless somebody else wants it.
+    pub topology: HashMap<String, String>,
     /// Where mounts (`mounts/`), their records (`volumes/`) and the logs of workers (`logs/`) are kept. Mounts made there
     /// must be visible to the kubelet (mount propagation).
     pub state_dir: PathBuf,

@@ -17,6 +17,7 @@ mod target;
 mod tests;
 mod worker;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ const CAPABILITIES: [RpcType; 2] = [RpcType::GetVolumeStats, RpcType::SingleNode
 #[derive(Clone)]
 pub(crate) struct NodeService {
     node_id: String,
+    topology: HashMap<String, String>,
     publisher: Publisher,
     stats: Stats,
     locks: Locks,
@@ -79,8 +81,15 @@ impl NodeService {
         launcher.prepare()?;
         let workers = Workers::new(launcher, Reporter::new(events, state.clone()), state.clone());
         resume::listen(&workers)?;
+        tokio::spawn(workers.clone().update_on());
         let publisher = Publisher { state, workers };
-        Ok(Self { node_id: config.node_id, publisher, stats: Stats::default(), locks: Locks::default() })
+        Ok(Self {
+            node_id: config.node_id,
+            topology: config.topology,
+            publisher,
+            stats: Stats::default(),
+            locks: Locks::default(),
+        })
     }
 
     /// Replaces every worker by one of the program that is configured.
@@ -199,7 +208,8 @@ impl Node for NodeService {
             node_id: self.node_id.clone(),
             // No limit: a worker is a process, not a device.
             max_volumes_per_node: 0,
-            accessible_topology: None,
+            accessible_topology: (!self.topology.is_empty())
+                .then(|| proto::Topology { segments: self.topology.clone() }),
         }))
     }
 }

@@ -124,10 +124,11 @@ mod tests {
             endpoint: format!("unix://{}/csi.sock", dir.display()),
             driver_name: "csi.example.org".to_owned(),
             node_id: "n".to_owned(),
+            topology: Default::default(),
             state_dir: dir.to_owned(),
             registrations: Some(dir.to_owned()),
             metrics: None,
-            worker: WorkerLaunch { exe: PathBuf::new(), uid: 0, gid: 0 },
+            worker: WorkerLaunch::default(),
             mode: WorkerMode::Process,
             events: None,
         }

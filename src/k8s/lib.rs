@@ -20,4 +20,4 @@ pub use error::{Error, Result};
 pub use events::{Events, Happening, Kind, Subject};
 pub use pod::{KEEPER_SOCKET, RUNNER_SOCKET, Worker, pod_name, worker_pod};
 pub use pods::{Owner, Pods, Progress};
-pub use template::Template;
+pub use template::{Template, UpdateStrategy};

@@ -140,13 +140,13 @@ fn spec(template: &Template, worker: &Worker<'_>) -> PodSpec {
 }
 
 fn container(template: &Template, mounts: Vec<VolumeMount>) -> Container {
-    let args = ["runner", "--once", "--socket", RUNNER_SOCKET];
+    let args = ["runner", "--once", "--socket", RUNNER_SOCKET].map(str::to_owned);
     let nothing = Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) };
     Container {
         name: "worker".to_owned(),
         image: Some(template.image.clone()),
         image_pull_policy: template.image_pull_policy.clone(),
-        args: Some(args.map(str::to_owned).to_vec()),
+        args: Some(args.into_iter().chain(template.args.clone()).collect()),
         resources: Some(ResourceRequirements {
             requests: quantities(&template.resources.requests),
             limits: quantities(&template.resources.limits),

@@ -1,6 +1,7 @@
 //! What worker pods are made from: a file that an administrator writes (a mounted `ConfigMap`), in YAML or JSON.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -41,9 +42,25 @@ pub struct Template {
     /// Which nodes they may be on. Every one by default: pods that use a volume are there already.
     #[serde(default = "everywhere")]
     pub tolerations: Vec<Toleration>,
+    /// Further arguments of `stead runner`, such as how to log.
+    #[serde(default)]
+    pub args: Vec<String>,
     /// Where workers may keep data on disks.
     #[serde(default)]
     pub caches: Vec<Cache>,
+    /// What a change of all this means for workers that serve.
+    #[serde(default)]
+    pub update_strategy: UpdateStrategy,
+}
+
+/// When workers that serve are replaced by ones as a changed template has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum UpdateStrategy {
+    /// One after the other, by themselves.
+    #[default]
+    RollingUpdate,
+    /// When their pods are deleted.
+    OnDelete,
 }
 
 /// Resources of a container.
@@ -175,6 +192,14 @@ impl Template {
         }
     }
 
+    /// The same number for what makes the same pods, as long as the program is the same.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let as_updated = Self { update_strategy: UpdateStrategy::default(), ..self.clone() };
+        format!("{as_updated:?}").hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The template with what is set for one volume.
     #[must_use]
     pub fn with(mut self, settings: &WorkerSettings) -> Self {
@@ -275,6 +300,7 @@ imagePullSecrets: [pull]
 serviceAccountName: worker
 priorityClassName: system-node-critical
 terminationGracePeriodSeconds: 90
+args: [--log-json]
 resources:
   requests: {cpu: 100m, memory: 256Mi}
   limits: {memory: 2Gi}
@@ -313,6 +339,19 @@ caches:
         assert_eq!(template.resources.limits["memory"], "2Gi");
         assert_eq!(template.caches.len(), 4);
         assert_eq!(template.tolerations[0].key.as_deref(), Some("gpu"));
+    }
+
+    #[test]
+    fn what_makes_other_pods_has_another_fingerprint() {
+        let made = |more: &str| Template::parse(&format!("image: x\n{more}")).expect("right");
+        assert_eq!(made("").fingerprint(), made("terminationGracePeriodSeconds: 60").fingerprint(), "the default");
+        assert_ne!(made("").fingerprint(), made("labels: {a: b}").fingerprint());
+        let later = made("updateStrategy: OnDelete");
+        assert_eq!(later.update_strategy, UpdateStrategy::OnDelete);
+        assert_eq!(made("").fingerprint(), later.fingerprint(), "it says when, not what");
+        let own = settings(&[("workerImage", "y")]);
+        assert_ne!(made("").fingerprint(), made("").with(&own).fingerprint());
+        assert!(Template::parse("image: x\nupdateStrategy: Never").expect_err("wrong").contains("OnDelete"));
     }
 
     #[test]

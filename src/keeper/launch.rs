@@ -14,10 +14,12 @@ use crate::error::{Error, Result, errno_of};
 pub const CONTROL_FD: RawFd = 3;
 
 /// How workers are started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerLaunch {
     /// The program; called as `<exe> worker --control-fd 3`.
     pub exe: PathBuf,
+    /// Arguments behind these: how it is to log.
+    pub arguments: Vec<String>,
     /// The user a worker runs as.
     pub uid: u32,
     /// Its only group.
@@ -40,6 +42,7 @@ pub fn start_on(launch: &WorkerLaunch, log: File, theirs: OwnedFd) -> Result<Chi
     let mut command = Command::new(&launch.exe);
     command
         .args(["worker", "--control-fd", &CONTROL_FD.to_string()])
+        .args(&launch.arguments)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -91,7 +94,7 @@ mod tests {
 
     /// A stand-in for the program: answers a message and tells who it is.
     const SCRIPT: &str = "#!/bin/sh\n\
-        test \"$1 $2 $3\" = 'worker --control-fd 3' || exit 9\n\
+        test \"$*\" = 'worker --control-fd 3 --log-json' || exit 9\n\
         grep -E '^(Uid|Gid|Groups|NoNewPrivs|CapEff)' /proc/self/status\n\
         echo \"session $(ps -o sid= -p $$ | tr -d ' ') pid $$\"\n\
         echo \"env $(env | grep -cvE '^(PWD|SHLVL|_|OLDPWD)=')\"\n\
@@ -105,7 +108,7 @@ mod tests {
         std::fs::write(&exe, SCRIPT).expect("new");
         std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).expect("ours");
         let log = dir.path().join("log");
-        let launch = WorkerLaunch { exe, uid: 65534, gid: 65533 };
+        let launch = WorkerLaunch { exe, arguments: vec!["--log-json".to_owned()], uid: 65534, gid: 65533 };
         let (mut child, channel) = start(&launch, File::create(&log).expect("new")).expect("started");
         assert_eq!(channel.recv().await.expect("answers").0, Message::Drained);
         assert!(child.wait().await.expect("waited for").success());
@@ -122,7 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_named() {
-        let launch = WorkerLaunch { exe: "/nowhere/stead".into(), uid: 65534, gid: 65534 };
+        let launch = WorkerLaunch { exe: "/nowhere/stead".into(), ..WorkerLaunch::default() };
         let error = start(&launch, tempfile::tempfile().expect("a file")).expect_err("no program");
         assert_eq!(error.to_string(), "cannot start /nowhere/stead: No such file or directory");
     }

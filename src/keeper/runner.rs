@@ -190,7 +190,6 @@ fn copy_of(channel: &Channel) -> Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -230,7 +229,7 @@ mod tests {
         let dir = place();
         let (exe, socket, log) =
             (dir.path().join("worker"), dir.path().join("run/runner.sock"), dir.path().join("log"));
-        let launch = WorkerLaunch { exe, uid: 65534, gid: 65534 };
+        let launch = WorkerLaunch { exe, uid: 65534, gid: 65534, ..WorkerLaunch::default() };
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let runner = tokio::spawn({
             let socket = socket.clone();
@@ -257,7 +256,7 @@ mod tests {
     #[tokio::test]
     #[ignore = "started by another test"]
     async fn the_runner_of_another_test() {
-        let launch = WorkerLaunch { exe: PathBuf::from("worker"), uid: 65534, gid: 65534 };
+        let launch = WorkerLaunch { exe: "worker".into(), uid: 65534, gid: 65534, ..WorkerLaunch::default() };
         if let (Ok(exe), true) = (launch.exe.canonicalize(), nix::unistd::getpid().as_raw() == 1) {
             let ran = run_once(Path::new("runner.sock"), WorkerLaunch { exe, ..launch }, std::future::pending()).await;
             assert!(ran.expect("a worker").is_some_and(|status| status.success()));

@@ -26,22 +26,11 @@ if [[ -S $CRI ]]; then
   for task in $(ctr tasks ls -q 2>/dev/null); do ctr tasks delete -f "$task" >/dev/null 2>&1; done
 fi
 for name in containerd kube-apiserver etcd minio redis; do stop "$name"; done
-# Whatever still runs in the namespace (shims, processes of pods that started late) or in the pods' control groups.
-own=$(pid_of namespace)
-namespace=$(cat "$RUN/mount-namespace" 2>/dev/null)
-for directory in /proc/[0-9]*; do
-  pid=${directory#/proc/}
-  [[ -n $namespace && $pid != "$own" && $(readlink "$directory/ns/mnt" 2>/dev/null) == "$namespace" ]] \
-    && kill -9 "$pid" 2>/dev/null
-done
+# Everything else ends with the first process: shims, workers, processes of pods that started late.
+stop namespace
 group=$(cat "$RUN/group" 2>/dev/null)
 groups=()
 [[ -z $group ]] || mapfile -t groups < <(find /sys/fs/cgroup -maxdepth 2 -type d -name "$group")
-for directory in "${groups[@]}"; do
-  for pid in $(find "$directory" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u); do kill -9 "$pid" 2>/dev/null; done
-done
-sleep 0.2
-stop namespace
 for directory in "${groups[@]}"; do find "$directory" -depth -type d -exec rmdir {} \; 2>/dev/null; done
 # To remove a directory takes away what other namespaces have mounted on it, such as another cluster.
 while read -r directory; do

@@ -1,7 +1,7 @@
 # What the scripts of the cluster share; sourced by them.
 #
-# Everything of a cluster lies below CLUSTER_RUN, and everything that runs in it does so in a network and a mount namespace
-# of its own: no address, route, firewall rule or mount of the machine changes, and it ends with the namespace.
+# Everything of a cluster lies below CLUSTER_RUN, and everything that runs in it does so in a network, a mount and a process
+# namespace of its own: no address, route, firewall rule or mount of the machine changes, and it ends with the namespaces.
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 KUBERNETES=1.35.4
 HELM=v4.3.1
@@ -39,6 +39,28 @@ alive() {
   local pid
   pid=$(pid_of "$1") && [[ -n $pid && -n $(born "$pid") && $(born "$pid") == "$(cat "$RUN/pids/$1.born" 2>/dev/null)" ]]
 }
+# The process that another one, such as nsenter, waits for.
+child_of() { cat "/proc/$1/task/$1/children" 2>/dev/null | tr -d ' '; }
+# Starts something in the cluster's namespaces, with its output in a log, and records it.
+start() {
+  local name=$1 namespace
+  shift
+  # Before, so that the process has no child but the one that is to be recorded.
+  namespace=$(pid_of namespace)
+  setsid nsenter -t "$namespace" -m -n -p -- "$@" >>"$RUN/logs/$name.log" 2>&1 </dev/null &
+  record "$name" $!
+}
+# record NAME PID: the child of that process is NAME.
+record() {
+  local pid
+  for _ in $(seq 250); do
+    pid=$(child_of "$2") && [[ -n $pid ]] && break
+    sleep 0.02
+  done
+  [[ -n $pid ]] || { echo "$1 has not started: $(tail -n 5 "$RUN/logs/$1.log")" >&2; return 1; }
+  echo "$pid" >"$RUN/pids/$1"
+  born "$pid" >"$RUN/pids/$1.born"
+}
 # Runs something inside the cluster's namespaces; its working directory is /.
-inside() { nsenter -t "$(pid_of namespace)" -m -n -- "$@"; }
+inside() { nsenter -t "$(pid_of namespace)" -m -n -p -- "$@"; }
 kubectl() { inside "$BIN/kubectl" --kubeconfig "$RUN/admin.kubeconfig" "$@"; }

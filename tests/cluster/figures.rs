@@ -12,7 +12,7 @@ pub(crate) fn measure(cluster: &Cluster, mode: Mode) {
     privilege(cluster);
     claims_and_pods(cluster, mode, 10);
     if mode == Mode::Runner {
-        let many = tools::number("STEAD_CLUSTER_PODS", 50);
+        let many = tools::number("STEAD_CLUSTER_PODS", 100);
         claims_and_pods(cluster, mode, usize::try_from(many).expect("fits"));
     }
     publications(cluster, mode);

@@ -35,13 +35,19 @@ pub(crate) fn outlives_its_workers(cluster: &Cluster, mode: Mode) {
             cluster.image(&tools::stead(), &tag);
             let before = worker(cluster);
             cluster.helm(&mode.values().replace("tag: test", &format!("tag: {tag}")));
-            if mode == Mode::Pod {
-                // Who does that decides when; a new runner replaces its workers by itself.
-                signal_to(node_service(cluster), Signal::SIGHUP);
-            }
             another_worker(cluster, before);
         }
     });
+    if mode == Mode::Pod {
+        under_load("the template of workers changed", false, &|| {
+            let before = (worker(cluster), node_service(cluster));
+            cluster.helm(&(mode.values() + "worker: {labels: {test/round: changed}}\n"));
+            another_worker(cluster, before.0);
+            assert_eq!(node_service(cluster), before.1, "it reads its template anew");
+            let labelled = cluster.get(&["pods", "-n", NAMESPACE, "-l", "test/round=changed"]);
+            assert_eq!(labelled["items"].as_array().map(Vec::len), Some(1), "{labelled}");
+        });
+    }
     under_load(&format!("{rounds} restarts of the node service"), false, &|| {
         for _round in 0..rounds {
             restart_node_service(cluster);

@@ -23,6 +23,8 @@ pub(crate) enum Mode {
     Runner,
     /// Each in a pod of its own.
     Pod,
+    /// All beside the node service.
+    Process,
 }
 
 impl Mode {
@@ -31,6 +33,7 @@ impl Mode {
         match self {
             Self::Runner => "runner",
             Self::Pod => "pod",
+            Self::Process => "process",
         }
     }
 

@@ -30,18 +30,6 @@ if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then mkdir "/sys/fs/cgroup/$GROUP
   done
 fi
 
-record() {
-  local name=$1
-  shift
-  setsid "$@" >"$RUN/logs/$name.log" 2>&1 </dev/null &
-  echo $! >"$RUN/pids/$name"
-  born $! >"$RUN/pids/$name.born"
-}
-start() {
-  local name=$1
-  shift
-  record "$name" nsenter -t "$(pid_of namespace)" -m -n -- "$@"
-}
 # wait_for NAME SECONDS COMMAND...
 wait_for() {
   local name=$1 end=$((SECONDS + $2))
@@ -53,17 +41,19 @@ wait_for() {
 }
 
 # --- namespaces: mounts of pods must be seen by the kubelet, so / is shared inside. Copies of FUSE mounts that are there
-# already would keep these alive after their umount.
-record namespace unshare -m -n --propagation private bash -c '
+# already would keep these alive after their umount. The first process reaps what others leave, and takes all along when it
+# ends.
+setsid unshare -m -n -p --fork --kill-child --mount-proc --propagation private bash -c '
   run=$0
   awk "\$3 ~ /^fuse/ && \$3 != \"fusectl\" { print \$2 }" /proc/mounts | while read -r point; do
     umount -l "$(printf %b "$point")"
   done
   for directory in "$@"; do mount --bind "$run/private$directory" "$directory" || exit; done
   (cd "$run/sysctl" && find . -type f) | while read -r name; do mount --bind "$run/sysctl/$name" "/proc/sys/$name"; done
-  mount --make-rshared / && ip link set lo up && touch "$run/pids/ready" && exec sleep infinity' "$RUN" "${PRIVATE[@]}"
+  mount --make-rshared / && ip link set lo up && touch "$run/pids/ready" || exit
+  while :; do sleep infinity & wait; done' "$RUN" "${PRIVATE[@]}" >"$RUN/logs/namespace.log" 2>&1 </dev/null &
+record namespace $!
 wait_for namespace 5 test -e "$RUN/pids/ready"
-readlink "/proc/$(pid_of namespace)/ns/mnt" >"$RUN/mount-namespace"
 
 inside ip link add "$BRIDGE" type bridge
 # Otherwise it has the lowest address of its ports, which come and go with pods, and who remembers that talks to nobody.

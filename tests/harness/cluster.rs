@@ -95,7 +95,7 @@ impl Cluster {
     /// A command in the cluster's namespaces.
     pub fn inside(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.namespace, "-m", "-n", "--"]).arg(program);
+        command.args(["-t", &self.namespace, "-m", "-n", "-p", "--"]).arg(program);
         command.env("KUBECONFIG", self.run_dir().join("admin.kubeconfig"));
         command
     }

@@ -46,6 +46,14 @@ runAsGroup: 65532
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{/* Arguments that say how to log. */}}
+{{- define "steadfast.log" -}}
+- --log-level={{ .Values.log.level }}
+{{- if .Values.log.json }}
+- --log-json
+{{- end }}
+{{- end }}
+
 {{- define "steadfast.socket" -}}
 {{ .Values.node.kubeletDirectory }}/plugins/{{ .Values.driverName }}
 {{- end }}

@@ -123,7 +123,8 @@ async fn serve_in_background(config: MountConfig, fd: OwnedFd, log: Option<PathB
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let log = log.map_err(|error| Failure::usage(format!("log file {}: {error}", log_path.display())))?;
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let (_child, channel) = launch::start(&WorkerLaunch { exe, uid, gid }, log).map_err(failed)?;
+    let (_child, channel) =
+        launch::start(&WorkerLaunch { exe, uid, gid, ..WorkerLaunch::default() }, log).map_err(failed)?;
     let shown = config.mount_point.display().to_string();
     let config = serde_json::to_value(&config).map_err(|error| Failure::general(error.to_string()))?;
     channel.send(&Message::Mount { config, keeper: None }, &[fd.as_raw_fd()]).await.map_err(failed)?;

@@ -25,7 +25,8 @@ pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
     run_controller(config, stop).await.map_err(|error| Failure::general(error.to_string()))
 }
 
-pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
+/// `log` are the arguments that say how this process logs; its workers log likewise.
+pub(crate) async fn node(args: NodeArgs, log: Vec<String>) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
     let mode = mode(&args).await?;
     let events = if args.events { Some(cluster(args.kubeconfig.as_deref()).await?) } else { None };
@@ -34,10 +35,11 @@ pub(crate) async fn node(args: NodeArgs) -> Result<(), Failure> {
         endpoint: args.service.endpoint,
         driver_name: args.service.driver_name,
         node_id: args.node_id,
+        topology: args.topology.into_iter().collect(),
         state_dir: args.state_dir,
         registrations: args.registration_dir,
         metrics: args.service.metrics,
-        worker: WorkerLaunch { exe, uid: args.worker_uid, gid: args.worker_gid },
+        worker: WorkerLaunch { exe, arguments: log, uid: args.worker_uid, gid: args.worker_gid },
         mode,
         events,
     };
@@ -66,9 +68,10 @@ async fn cluster(kubeconfig: Option<&Path>) -> Result<Cluster, Failure> {
     Cluster::connect(kubeconfig).await.map_err(|error| Failure::usage(error.to_string()))
 }
 
-pub(crate) async fn runner(args: RunnerArgs) -> Result<(), Failure> {
+/// See [`node`].
+pub(crate) async fn runner(args: RunnerArgs, log: Vec<String>) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
-    let launch = WorkerLaunch { exe: own_program()?, uid: args.worker_uid, gid: args.worker_gid };
+    let launch = WorkerLaunch { exe: own_program()?, arguments: log, uid: args.worker_uid, gid: args.worker_gid };
     if args.once {
         return one_worker(&args.socket, launch, stop).await;
     }

@@ -9,6 +9,9 @@ use crate::capability::Capability;
 use crate::error::{Error, Result};
 use crate::proto;
 
+/// The Secret of a StorageClass, which external-provisioner leaves in the parameters when it asks for capacity.
+const SECRET_NAME: &str = "csi.storage.k8s.io/provisioner-secret-name";
+
 impl ControllerService {
     /// The file system of the Secret that a call brings, else those that are configured.
     pub(super) fn asked(&self, secrets: &HashMap<String, String>) -> Result<Vec<Named>> {
@@ -53,13 +56,26 @@ impl ControllerService {
     pub(super) async fn capacity(self, request: proto::GetCapacityRequest) -> Result<proto::GetCapacityResponse> {
         let usable =
             request.volume_capabilities.is_empty() || Capability::parse_all(&request.volume_capabilities).is_ok();
-        let room = if usable { self.volumes.room(&self.asked(&HashMap::new())?).await? } else { 0 };
+        let asked = of_class(self.asked(&HashMap::new())?, &request.parameters)?;
+        let room = if usable { self.volumes.room(&asked).await? } else { 0 };
         Ok(proto::GetCapacityResponse {
             available_capacity: signed(room),
             maximum_volume_size: None,
             minimum_volume_size: None,
         })
     }
+}
+
+/// The file system whose Secret a StorageClass names, else all of them: as a Secret's name is a template it may be any.
+fn of_class(mut file_systems: Vec<Named>, parameters: &HashMap<String, String>) -> Result<Vec<Named>> {
+    let Some(secret) = parameters.get(SECRET_NAME).filter(|name| !name.contains("${")) else { return Ok(file_systems) };
+    file_systems.retain(|file_system| file_system.name == *secret);
+    if file_systems.is_empty() {
+        let why =
+            "is none of the Secrets that this controller is configured with (controller.fileSystems of the chart)";
+        return Err(Error::Field { field: SECRET_NAME, value: secret.clone(), why });
+    }
+    Ok(file_systems)
 }
 
 fn parse_page(max_entries: i32, starting_token: &str) -> Result<Page> {

@@ -395,6 +395,27 @@ async fn the_room_is_that_of_the_roomiest_file_system() {
 }
 
 #[tokio::test]
+async fn the_room_of_a_class_is_that_of_its_file_system() {
+    let place = Place::configured(true);
+    for (name, capacity) in [("one", "1G"), ("two", "3G")] {
+        let mut secrets = place.secrets();
+        secrets.extend(map(&[("name", name), ("capacity", capacity)]));
+        secrets.insert("metaurl".into(), format!("sqlite3://{}/{name}.db", place.dir.path().display()));
+        place.configure(name, &secrets);
+    }
+    let room = async |secret: &str| {
+        let parameters = map(&[("csi.storage.k8s.io/provisioner-secret-name", secret)]);
+        let request = proto::GetCapacityRequest { parameters, ..Default::default() };
+        place.service.get_capacity(Request::new(request)).await.map(|answer| answer.into_inner().available_capacity)
+    };
+    assert_eq!(room("one").await.expect("known"), 1 << 30);
+    assert_eq!(room("two").await.expect("known"), 3 << 30);
+    assert_eq!(room("${pvc.name}").await.expect("known"), 3 << 30, "whichever it will be");
+    let refused = room("three").await.expect_err("not configured");
+    assert!(refused.message().contains("\"three\": is none of the Secrets"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_volume_is_modified_and_wrong_settings_are_named() {
     let place = Place::new();
     let with = |given: &[(&str, &str)]| proto::CreateVolumeRequest {

@@ -11,6 +11,7 @@ use stead_volume::{VolumeId, WorkerSettings};
 use tracing::warn;
 
 use super::pods::{PodLauncher, keeper_dir};
+use super::process::ProcessId;
 use crate::config::WorkerMode;
 use crate::error::{Error, Result};
 
@@ -106,6 +107,17 @@ impl Launcher {
             }
             Mode::Runner { socket } => begin(Channel::connect(socket)?, &log).await,
             Mode::Pod(pods) => pods.start(id, settings, async |channel| begin(channel, &log).await).await,
+        }
+    }
+
+    /// What a worker that serves is to be replaced for, if anything; see [`PodLauncher::update`].
+    ///
+    /// # Errors
+    /// A template that cannot be used.
+    pub(crate) fn update(&self, worker: ProcessId, settings: &WorkerSettings) -> Result<Option<u64>> {
+        match &self.mode {
+            Mode::Pod(pods) => pods.update(worker, settings),
+            Mode::Process | Mode::Runner { .. } => Ok(None),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use stead_k8s::{Cluster, Owner, Pods, Progress, Template, Worker, pod_name, worker_pod};
+use stead_k8s::{Cluster, Owner, Pods, Progress, Template, UpdateStrategy, Worker, pod_name, worker_pod};
 use stead_keeper::launch::WorkerLaunch;
 use stead_keeper::{Channel, Process};
 use stead_volume::{VolumeId, WorkerSettings};
@@ -40,6 +40,9 @@ const SWEEP: Duration = Duration::from_secs(60);
 struct Record {
     pod: String,
     worker: ProcessId,
+    /// The fingerprint of what it was made from; `None` = made by a version that did not note it.
+    #[serde(default)]
+    made_from: Option<u64>,
 }
 
 /// Makes pods for workers, and removes those that nobody needs.
@@ -120,7 +123,7 @@ impl PodLauncher {
         let started = async {
             let channel = self.inner.make(&name, &suffix, id, &template, settings).await?;
             let (channel, process) = begin(channel).await?;
-            self.inner.remember(&suffix, &name, &process)?;
+            self.inner.remember(&suffix, &name, &process, template.clone().with(settings).fingerprint())?;
             Ok((channel, process))
         };
         let started = started.await;
@@ -130,6 +133,21 @@ impl PodLauncher {
             Err(_) => self.inner.ended.notify_one(),
         }
         started
+    }
+
+    /// What a pod for these settings would be made from now, if that is another one than the worker's and the template asks
+    /// for updates by themselves.
+    ///
+    /// # Errors
+    /// A template that cannot be used.
+    pub(crate) fn update(&self, worker: ProcessId, settings: &WorkerSettings) -> Result<Option<u64>> {
+        let template = Template::read(&self.inner.template)?;
+        let Some((_, record)) = self.inner.records().into_iter().find(|(_, record)| record.worker == worker) else {
+            return Ok(None);
+        };
+        let by_itself = template.update_strategy == UpdateStrategy::RollingUpdate;
+        let now = template.with(settings).fingerprint();
+        Ok((by_itself && record.made_from != Some(now)).then_some(now))
     }
 
     /// How the pod of a worker that has ended did, if the cluster says so.
@@ -258,12 +276,13 @@ impl Inner {
         self.root.join(suffix).with_extension("json")
     }
 
-    fn remember(&self, suffix: &str, pod: &str, process: &Process) -> Result<()> {
+    fn remember(&self, suffix: &str, pod: &str, process: &Process, made_from: u64) -> Result<()> {
         let Some(worker) = process.pid().and_then(ProcessId::of) else {
             let why = "its process is not seen from here: the node service needs hostPID".to_owned();
             return Err(stead_k8s::Error::Pod { name: pod.to_owned(), why }.into());
         };
-        let (path, record) = (self.record_file(suffix), Record { pod: pod.to_owned(), worker });
+        let (path, record) =
+            (self.record_file(suffix), Record { pod: pod.to_owned(), worker, made_from: Some(made_from) });
         let temporary = path.with_extension("tmp");
         let json = serde_json::to_vec(&record).expect("a text and numbers");
         // Not for after a stop of the machine: no process outlives that.

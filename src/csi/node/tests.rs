@@ -88,13 +88,14 @@ impl TestNode {
     }
 
     fn config(dir: &Path) -> NodeConfig {
-        let worker = WorkerLaunch { exe: dir.join("worker"), uid: 65534, gid: 65534 };
+        let worker = WorkerLaunch { exe: dir.join("worker"), uid: 65534, gid: 65534, ..WorkerLaunch::default() };
         NodeConfig {
             endpoint: format!("unix://{}/csi.sock", dir.display()),
             driver_name: "test".to_owned(),
             registrations: None,
             metrics: None,
             node_id: "node-1".to_owned(),
+            topology: Default::default(),
             state_dir: dir.join("state"),
             worker,
             mode: WorkerMode::Process,
@@ -548,4 +549,17 @@ async fn a_worker_whose_program_is_missing_is_counted() {
     let page = node.metrics().await;
     assert!(page.iter().any(|line| line == "stead_worker_start_failures_total 1"), "{page:#?}");
     assert!(node.mounts().is_empty(), "nothing is left");
+}
+
+#[tokio::test]
+async fn a_topology_is_told_if_there_is_one() {
+    let dir = tempfile::tempdir().expect("a place");
+    let told = async |topology: HashMap<String, String>| {
+        let node = NodeService::open(NodeConfig { topology, ..TestNode::config(dir.path()) }).expect("writable");
+        let info = node.node_get_info(Request::new(proto::NodeGetInfoRequest {})).await.expect("known").into_inner();
+        info.accessible_topology.map(|topology| topology.segments)
+    };
+    assert_eq!(told(HashMap::new()).await, None);
+    let reachable = HashMap::from([("topology.steadfast/reachable".to_owned(), "true".to_owned())]);
+    assert_eq!(told(reachable.clone()).await, Some(reachable));
 }

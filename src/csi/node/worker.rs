@@ -52,6 +52,10 @@ const LOOK: Duration = Duration::from_millis(20);
 const START: Duration = Duration::from_secs(60);
 /// How long it may flush what is not stored yet before a call gives up waiting.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How often to look whether workers are as they would be started now.
+const UPDATE: Duration = Duration::from_secs(5);
+/// After this an update that failed is tried again: an image may be there now.
+const RETRY: Duration = Duration::from_secs(600);
 /// A log that has grown beyond this is put aside when a worker starts.
 const MAX_LOG: u64 = 16 << 20;
 /// The end of a log that is told when a worker dies at its start.
@@ -327,16 +331,51 @@ impl Workers {
 
     /// Replaces every worker by one of the program that is configured now.
     pub(crate) async fn replace_all(&self) {
-        let kept: Vec<_> = self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect();
-        for (id, keeper) in kept {
-            // First, or a mount would wait for what may not come.
-            let replaced = match self.prepare(&id, keeper.settings()).await {
-                Ok(next) => keeper.ask(|answer| Command::Replace(next, answer)).await,
-                Err(error) => Err(error),
-            };
-            match replaced {
-                Ok(()) => info!(volume = %id, "worker replaced"),
-                Err(error) => error!(volume = %id, %error, "the worker stays"),
+        for (id, keeper) in self.keepers() {
+            self.replace(&id, &keeper).await;
+        }
+    }
+
+    fn keepers(&self) -> Vec<(VolumeId, KeeperHandle)> {
+        self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect()
+    }
+
+    async fn replace(&self, id: &VolumeId, keeper: &KeeperHandle) {
+        // First, or a mount would wait for what may not come.
+        let replaced = match self.prepare(id, keeper.settings()).await {
+            Ok(next) => keeper.ask(|answer| Command::Replace(next, answer)).await,
+            Err(error) => Err(error),
+        };
+        match replaced {
+            Ok(()) => info!(volume = %id, "worker replaced"),
+            Err(error) => error!(volume = %id, %error, "the worker stays"),
+        }
+    }
+
+    /// Replaces workers that are not as they would be started now, one after the other, for as long as the process lives.
+    pub(crate) async fn update_on(self) {
+        let mut tried: HashMap<VolumeId, (u64, Instant)> = HashMap::new();
+        let mut said = String::new();
+        loop {
+            tokio::time::sleep(UPDATE).await;
+            for (id, keeper) in self.keepers() {
+                let Some(worker) = self.state.worker(&id).ok().flatten() else { continue };
+                match self.launcher.update(worker, keeper.settings()) {
+                    // What did not help a moment ago is not tried at once again.
+                    Ok(Some(wanted))
+                        if !tried.get(&id).is_some_and(|(what, when)| *what == wanted && when.elapsed() < RETRY) =>
+                    {
+                        info!(volume = %id, "the template of workers has changed");
+                        tried.insert(id.clone(), (wanted, Instant::now()));
+                        self.replace(&id, &keeper).await;
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.to_string() != said => {
+                        said = error.to_string();
+                        warn!(%error, "workers are not updated");
+                    }
+                    Err(_known) => {}
+                }
             }
         }
     }

@@ -116,7 +116,7 @@ fn run_pods(server: &Arc<ApiServer>, exe: PathBuf) {
     server.on_new_pod(move |pod| {
         let name = pod["metadata"]["name"].as_str().expect("a name").to_owned();
         let dir = pod["spec"]["volumes"][0]["hostPath"]["path"].as_str().expect("a path").to_owned();
-        let (launch, kubelet) = (WorkerLaunch { exe: exe.clone(), uid: 65534, gid: 65534 }, kubelet.clone());
+        let (launch, kubelet) = (WorkerLaunch { exe: exe.clone(), uid: 65534, gid: 65534, ..WorkerLaunch::default() }, kubelet.clone());
         tokio::spawn(async move {
             let ran = runner::run_once(&Path::new(&dir).join("runner.sock"), launch, std::future::pending()).await;
             let ended = json!({"exitCode": 137, "reason": "OOMKilled"});
