@@ -2,6 +2,7 @@
 
 mod cluster {
     pub(crate) mod badinput;
+    pub(crate) mod claims;
     pub(crate) mod deploy;
     pub(crate) mod figures;
     pub(crate) mod handover;
@@ -26,6 +27,9 @@ fn from_helm_install_to_nothing_left() {
     if wanted("badinput") {
         badinput::says_what_is_wrong_and_mends_itself(&cluster);
     }
+    if wanted("claims") {
+        claims::say_what_their_volumes_are_like(&cluster);
+    }
     for mode in [Mode::Process, Mode::Runner, Mode::Pod] {
         if wanted(mode.name()) {
             cluster.helm(&mode.values());
@@ -45,4 +49,4 @@ fn wanted(part: &str) -> bool {
     tools::text("STEAD_CLUSTER_PARTS").is_none_or(|parts| parts.split(',').any(|named| named == part))
 }
 
-use cluster::{badinput, deploy, figures, handover, walk};
+use cluster::{badinput, claims, deploy, figures, handover, walk};

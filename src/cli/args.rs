@@ -278,6 +278,12 @@ pub(crate) struct ControllerArgs {
     /// listed
     #[arg(long, value_name = "DIR")]
     pub(crate) file_systems: Option<PathBuf>,
+    /// Ask the cluster for labels and annotations of claims, where a `StorageClass` needs them
+    #[arg(long)]
+    pub(crate) claims: bool,
+    /// How to reach the cluster [default: as the pod's service account]
+    #[arg(long, value_name = "FILE", requires = "claims")]
+    pub(crate) kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -17,6 +17,8 @@ pub struct ControllerConfig {
     pub driver_name: String,
     /// A directory of mounted Secrets: the file systems that calls without a Secret are about. `None`: no such calls.
     pub file_systems: Option<PathBuf>,
+    /// The cluster whose claims are asked for labels and annotations. `None`: StorageClasses that need them do not work.
+    pub claims: Option<Cluster>,
     /// Where `/metrics` and `/healthz` are served (`host:port`). `None`: nowhere.
     pub metrics: Option<String>,
 }

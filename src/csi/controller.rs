@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use stead_k8s::Claims;
 use stead_volume::{
     CapacityRange, FileSystems, MutableParams, Volume, VolumeId, VolumeParams, VolumeRequest, VolumeSecrets, Volumes,
 };
@@ -47,11 +48,12 @@ pub(crate) struct ControllerService {
     volumes: Volumes,
     locks: Locks,
     file_systems: Option<FileSystems>,
+    claims: Option<Claims>,
 }
 
 impl ControllerService {
-    pub(crate) fn new(volumes: Volumes, file_systems: Option<PathBuf>) -> Self {
-        Self { volumes, locks: Locks::default(), file_systems: file_systems.map(FileSystems::new) }
+    pub(crate) fn new(volumes: Volumes, file_systems: Option<PathBuf>, claims: Option<Claims>) -> Self {
+        Self { volumes, locks: Locks::default(), file_systems: file_systems.map(FileSystems::new), claims }
     }
 
     /// Goes on with what the controller before was told to delete and did not get done.
@@ -67,11 +69,34 @@ impl ControllerService {
     }
 
     async fn create(self, request: proto::CreateVolumeRequest) -> Result<proto::CreateVolumeResponse> {
-        let wanted = parse_create(request)?;
+        let wanted = self.parse_create(request).await?;
         let source = wanted.source.as_ref().map(snapshots::source_key);
         let _turns = self.turns([wanted.name.clone()], source).await;
         let volume = self.volumes.create(&wanted).await?;
         Ok(proto::CreateVolumeResponse { volume: Some(describe(volume)) })
+    }
+
+    async fn parse_create(&self, request: proto::CreateVolumeRequest) -> Result<VolumeRequest> {
+        required("name", &request.name)?;
+        Capability::parse_all(&request.volume_capabilities)?;
+        let range = request.capacity_range.unwrap_or_default();
+        Ok(VolumeRequest {
+            name: request.name,
+            capacity: CapacityRange::new(range.required_bytes, range.limit_bytes)?,
+            mutable: MutableParams::parse(&request.mutable_parameters)?,
+            source: request.volume_content_source.map(snapshots::parse_source).transpose()?,
+            secrets: VolumeSecrets::parse(&request.secrets)?,
+            params: self.params(&request.parameters).await?,
+        })
+    }
+
+    /// Asks for the claim if parameters need it, and only then.
+    async fn params(&self, parameters: &HashMap<String, String>) -> Result<VolumeParams> {
+        let metadata = match (VolumeParams::needs_claim(parameters), &self.claims) {
+            (Some(claim), Some(claims)) => Some(claims.read(&claim).await?),
+            _ => None,
+        };
+        Ok(VolumeParams::parse(parameters, metadata.as_ref())?)
     }
 
     /// Holds some keys alone and shares others. In one order for everybody, since a source may be a volume that is to be
@@ -119,9 +144,9 @@ impl ControllerService {
             return Ok(refused(format!("volume_context: {name} is not what the volume was made with")));
         }
         if !request.parameters.is_empty()
-            && let Err(error) = VolumeParams::parse(&request.parameters)
+            && let Err(error) = self.params(&request.parameters).await
         {
-            return Ok(refused(error.to_string()));
+            return if let Error::Volume(error) = error { Ok(refused(error.to_string())) } else { Err(error) };
         }
         if let Err(error) = MutableParams::parse(&request.mutable_parameters) {
             return Ok(refused(error.to_string()));
@@ -270,20 +295,6 @@ impl Controller for ControllerService {
         }
         Ok(Response::new(proto::ControllerGetCapabilitiesResponse { capabilities }))
     }
-}
-
-fn parse_create(request: proto::CreateVolumeRequest) -> Result<VolumeRequest> {
-    required("name", &request.name)?;
-    Capability::parse_all(&request.volume_capabilities)?;
-    let range = request.capacity_range.unwrap_or_default();
-    Ok(VolumeRequest {
-        name: request.name,
-        capacity: CapacityRange::new(range.required_bytes, range.limit_bytes)?,
-        params: VolumeParams::parse(&request.parameters)?,
-        mutable: MutableParams::parse(&request.mutable_parameters)?,
-        source: request.volume_content_source.map(snapshots::parse_source).transpose()?,
-        secrets: VolumeSecrets::parse(&request.secrets)?,
-    })
 }
 
 fn describe(volume: Volume) -> proto::Volume {

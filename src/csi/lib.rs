@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stead_base::SystemClock;
+use stead_k8s::Claims;
 use stead_volume::Volumes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ pub use config::{ControllerConfig, NodeConfig, PodMode, WorkerLaunch, WorkerMode
 pub use node::{NodeTarget, NodeVolume, VolumeHealth};
 pub use server::ServeError;
 
+use node::{PATIENCE, Sole};
 use proto::controller_server::ControllerServer;
 use proto::group_controller_server::GroupControllerServer;
 use proto::identity_server::IdentityServer;
@@ -50,7 +52,8 @@ pub fn node_volumes(state_dir: &Path) -> Result<Vec<NodeVolume>, ServeError> {
 /// A socket that cannot be used.
 pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -> Result<(), ServeError> {
     let identity = identity::IdentityService::controller(&config.driver_name);
-    let controller = controller::ControllerService::new(Volumes::new(Arc::new(SystemClock)), config.file_systems);
+    let (volumes, claims) = (Volumes::new(Arc::new(SystemClock)), config.claims.map(Claims::new));
+    let controller = controller::ControllerService::new(volumes, config.file_systems, claims);
     controller.resume();
     page::serve(config.metrics.as_deref(), &config.endpoint, None, stop.clone()).await?;
     let routes = Routes::new(IdentityServer::new(identity))
@@ -63,9 +66,15 @@ pub async fn run_controller(config: ControllerConfig, stop: CancellationToken) -
 /// by new ones, which go on with the mounts.
 ///
 /// # Errors
-/// A socket or a state directory that cannot be used.
+/// A socket or a state directory that cannot be used, also because another node service uses it.
 pub async fn run_node(config: NodeConfig, stop: CancellationToken, replace: Arc<Notify>) -> Result<(), ServeError> {
     let (endpoint, metrics) = (config.endpoint.clone(), config.metrics.clone());
+    let _sole = tokio::select! {
+        sole = Sole::in_directory(&config.state_dir, PATIENCE) => {
+            sole.map_err(|error| ServeError::State(error.to_string()))?
+        }
+        () = stop.cancelled() => return Ok(()),
+    };
     let registering = registration::run(&config, stop.clone())?;
     let identity = identity::IdentityService::node(&config.driver_name, &config.state_dir);
     let node = node::NodeService::open(config).map_err(|error| ServeError::State(error.to_string()))?;

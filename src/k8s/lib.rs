@@ -1,8 +1,10 @@
-//! What we ask of the API server of a cluster: events about what happens to somebody's mount, and pods for workers.
+//! What we ask of the API server of a cluster: events about what happens to somebody's mount, pods for workers,
+//! and what claims say.
 //!
 //! Invariant: no mount that is served needs any of this. Whatever asks here has a limit of time, and events are dropped
 //! rather than waited for.
 
+mod claims;
 mod cluster;
 mod error;
 mod events;
@@ -12,6 +14,7 @@ mod pod;
 mod pods;
 mod template;
 
+pub use claims::Claims;
 pub use cluster::Cluster;
 pub use error::{Error, Result};
 pub use events::{Events, Happening, Kind, Subject};

@@ -13,6 +13,11 @@ pub enum Error {
     Parameter { name: String, value: String, expected: String },
     #[error("unknown parameter {name:?}")]
     UnknownParameter { name: String },
+    /// A label or annotation (`member`) of the claim that a volume is for.
+    #[error("claim {claim}: {member}: {value:?} is not {expected}")]
+    ClaimMember { claim: String, member: String, value: String, expected: String },
+    #[error("claim {claim} has no {member}, which is part of its volume's path (pathPattern of its StorageClass)")]
+    ClaimLacks { claim: String, member: String },
     /// The value is not shown: it may be a credential in the wrong place.
     #[error("secret member {name}: {why}")]
     Secret { name: &'static str, why: String },
@@ -120,10 +125,13 @@ impl Error {
             Self::Exists { .. } => Kind::Exists,
             Self::NotFound { .. } => Kind::NotFound,
             Self::BeingDeleted { .. } | Self::NotReady { .. } => Kind::Busy,
-            // A Secret can be mended under the same request, which is tried again soon; an invalid request is not.
-            Self::Secret { .. } | Self::MissingSecret { .. } | Self::InUse { .. } | Self::NotTogether { .. } => {
-                Kind::Precondition
-            }
+            // Secret and claim can be mended under the same request, which is tried again soon; an invalid request is not.
+            Self::Secret { .. }
+            | Self::MissingSecret { .. }
+            | Self::ClaimMember { .. }
+            | Self::ClaimLacks { .. }
+            | Self::InUse { .. }
+            | Self::NotTogether { .. } => Kind::Precondition,
             Self::Changing { .. } => Kind::Unavailable,
             Self::NoDatabase { .. } => Kind::Exhausted,
             Self::Deadline { .. } => Kind::Deadline,

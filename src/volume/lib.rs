@@ -5,6 +5,7 @@
 
 mod address;
 mod capacity;
+mod claim;
 mod configured;
 mod engine;
 mod error;
@@ -13,6 +14,7 @@ mod mount;
 mod mutable;
 mod names;
 mod params;
+mod pattern;
 mod provision;
 mod record;
 mod secrets;
@@ -21,6 +23,7 @@ mod source;
 mod worker;
 
 pub use capacity::CapacityRange;
+pub use claim::ClaimMetadata;
 pub use configured::{FileSystems, Named};
 pub use engine::{encryption, open_objects};
 pub use error::{Error, Kind, Result};

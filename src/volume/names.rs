@@ -13,7 +13,7 @@ const MAX_COMPONENT: usize = 255;
 const RESERVED: [&str; 2] = [".stead", ".trash"];
 
 /// Checks one component of a path: 1 to 255 bytes without `/`, control characters and NUL, not `.` or `..`.
-fn component(what: &'static str, value: &str) -> Result<()> {
+pub(crate) fn component(what: &'static str, value: &str) -> Result<()> {
     let why = match value {
         "" => "is empty",
         "." | ".." => "is a relative path",

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
+use crate::claim::{ByClaim, CLAIM_SETTINGS, ClaimMetadata, ClaimSettings};
 use crate::error::{Error, Result};
 use crate::mount::MountOptions;
 use crate::names::VolumePath;
+use crate::pattern::{Name, PATH_PATTERN, Pattern};
 use crate::worker::WorkerSettings;
 
 /// Keys that external-provisioner and kubelet add, and what Kubernetes keeps for itself.
@@ -15,6 +17,8 @@ const KUBERNETES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
 const PVC_NAME: &str = "csi.storage.k8s.io/pvc/name";
 const PVC_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
 const PV_NAME: &str = "csi.storage.k8s.io/pv/name";
+const UNREAD: &str = "usable: the controller does not read labels and annotations of claims; start it with --claims \
+                      (controller.claims: true in the chart)";
 /// The attribute of a volume that names its directory.
 pub(crate) const PATH: &str = "path";
 pub(crate) const MOUNT_OPTIONS: &str = "mountOptions";
@@ -28,6 +32,12 @@ pub struct Claim {
     pub namespace: String,
     /// What it is called there.
     pub name: String,
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// What a volume is made of.
@@ -87,23 +97,34 @@ pub struct VolumeParams {
     pub worker: WorkerSettings,
     /// The claim, if external-provisioner says it (`--extra-create-metadata`).
     pub claim: Option<Claim>,
+    /// What of this the claim has chosen.
+    pub(crate) by_claim: ByClaim,
 }
 
 impl VolumeParams {
-    /// Reads the parameters of a CreateVolume call.
+    /// The claim whose labels and annotations [`Self::parse`] needs, if it needs any and knows whose.
+    pub fn needs_claim(parameters: &HashMap<String, String>) -> Option<Claim> {
+        let given = Given { parameters };
+        let in_path = Pattern::parse(given.value(PATH_PATTERN)).is_ok_and(|pattern| pattern.needs_metadata());
+        (in_path || !given.value(CLAIM_SETTINGS).is_empty()).then(|| given.claim()).flatten()
+    }
+
+    /// Reads the parameters of a CreateVolume call, with what the claim says where [`Self::needs_claim`].
     ///
     /// # Errors
-    /// Names the parameter that is unknown or wrong, its value and what would be right.
-    pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
+    /// Names the parameter, label or annotation that is unknown or wrong, its value and what would be right.
+    pub fn parse(parameters: &HashMap<String, String>, metadata: Option<&ClaimMetadata>) -> Result<Self> {
         let given = Given { parameters };
         let mut kind = "directory";
         let (mut pattern, mut databases) = (None, None);
         let (mut mode, mut uid, mut gid, mut inodes, mut mount_options) = (0o777, 0, 0, None, String::new());
         let mut worker = WorkerSettings::default();
+        let mut settings = ClaimSettings::default();
         for (name, value) in given.sorted() {
             match name {
                 PROVISIONING => kind = value,
-                "pathPattern" => pattern = Some(value),
+                PATH_PATTERN => pattern = Some(Pattern::parse(value)?),
+                CLAIM_SETTINGS => settings = ClaimSettings::parse(value)?,
                 "databases" => databases = Some(given.parsed(name, Databases::parse, "a range such as 1-15")?),
                 "mode" => mode = given.parsed(name, octal, "an octal mode such as 0755")?,
                 "uid" => uid = given.parsed(name, number, "a user id")?,
@@ -115,19 +136,26 @@ impl VolumeParams {
             }
         }
         MountOptions::default().apply(mount_options.split(','))?;
+        match metadata {
+            Some(metadata) => settings.apply(metadata, pattern.as_ref(), &mut mount_options, &mut worker)?,
+            None if settings.is_empty() => {}
+            None => return Err(given.unread(CLAIM_SETTINGS)),
+        }
+        let by_claim = ByClaim { path: pattern.as_ref().is_some_and(Pattern::needs_metadata), settings };
         let provisioning = match (kind, pattern, databases) {
             ("directory", pattern, None) => {
-                Provisioning::Directory { path: pattern.map(|pattern| given.resolve(pattern)).transpose()? }
+                let path = pattern.map(|pattern| given.resolve(&pattern, metadata)).transpose()?;
+                Provisioning::Directory { path }
             }
             ("filesystem", None, databases) => Provisioning::FileSystem { databases },
             ("directory", ..) => return Err(given.wrong("databases", "allowed: it goes with provisioning: filesystem")),
             ("filesystem", ..) => {
-                return Err(given.wrong("pathPattern", "allowed: it goes with provisioning: directory"));
+                return Err(given.wrong(PATH_PATTERN, "allowed: it goes with provisioning: directory"));
             }
             _ => return Err(given.wrong(PROVISIONING, "directory or filesystem")),
         };
         let claim = given.claim();
-        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options, worker, claim })
+        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options, worker, claim, by_claim })
     }
 }
 
@@ -146,7 +174,7 @@ pub(crate) fn is_of_kubernetes(name: &str) -> bool {
 }
 
 /// Parameters that say nothing here, or what this version can do.
-fn accept_other(name: &str, value: &str) -> Result<()> {
+pub(crate) fn accept_other(name: &str, value: &str) -> Result<()> {
     match name {
         "share" if value == "volume" => Ok(()),
         "share" => Err(Error::parameter(name, value, "volume (pod and filesystem are not there yet)")),
@@ -202,39 +230,33 @@ impl<'a> Given<'a> {
         parse(self.value(name)).ok_or_else(|| self.wrong(name, expected))
     }
 
-    /// Puts the names of claim and volume into a `pathPattern`. A name is one component: no name makes new ones.
-    fn resolve(&self, pattern: &str) -> Result<VolumePath> {
-        let mut path = String::new();
-        let mut rest = pattern;
-        while let Some((before, after)) = rest.split_once("${") {
-            let (variable, after) =
-                after.split_once('}').ok_or_else(|| self.wrong("pathPattern", "closed: a '}' for every \"${\""))?;
-            path.push_str(before);
-            path.push_str(self.variable(variable.trim().trim_start_matches('.'))?);
-            rest = after;
-        }
-        path.push_str(rest);
-        VolumePath::parse(&path)
+    fn resolve(&self, pattern: &Pattern<'_>, metadata: Option<&ClaimMetadata>) -> Result<VolumePath> {
+        pattern.resolve(|name| self.sent(name), || metadata.ok_or_else(|| self.unread(PATH_PATTERN)))
     }
 
-    fn variable(&self, variable: &str) -> Result<&'a str> {
-        let key = match variable.to_ascii_lowercase().as_str() {
-            "pvc.name" => PVC_NAME,
-            "pvc.namespace" => PVC_NAMESPACE,
-            "pv.name" => PV_NAME,
-            _ => {
-                let known = "made of text and ${.pvc.name}, ${.pvc.namespace}, ${.pv.name}: external-provisioner sends \
-                             nothing else of a claim, such as labels or annotations";
-                return Err(self.wrong("pathPattern", known));
-            }
+    /// A name that external-provisioner sends. It is one component: no name makes new ones.
+    fn sent(&self, name: Name) -> Result<&'a str> {
+        let key = match name {
+            Name::Claim => PVC_NAME,
+            Name::Namespace => PVC_NAMESPACE,
+            Name::Volume => PV_NAME,
         };
         match self.value(key) {
-            "" => {
-                let why = format!("usable: external-provisioner does not send {key} (--extra-create-metadata)");
-                Err(self.wrong("pathPattern", &why))
-            }
+            "" => Err(self.unsent(PATH_PATTERN, key)),
             name if name.contains('/') => Err(Error::parameter(key, name, "a name without '/'")),
             name => Ok(name),
+        }
+    }
+
+    fn unsent(&self, parameter: &str, key: &str) -> Error {
+        self.wrong(parameter, &format!("usable: external-provisioner does not send {key} (--extra-create-metadata)"))
+    }
+
+    /// Why labels and annotations that `parameter` needs are not known.
+    fn unread(&self, parameter: &str) -> Error {
+        match [PVC_NAMESPACE, PVC_NAME].into_iter().find(|key| self.value(key).is_empty()) {
+            Some(key) => self.unsent(parameter, key),
+            None => self.wrong(parameter, UNREAD),
         }
     }
 }
@@ -267,7 +289,7 @@ impl VolumeContext {
                 MOUNT_OPTIONS => value.clone_into(&mut context.mount_options),
                 _ if context.worker.set(name, value)? => {}
                 // Only what makes a volume; its use is the same.
-                PROVISIONING | "pathPattern" | "databases" | "mode" | "uid" | "gid" | "inodes" => {}
+                PROVISIONING | PATH_PATTERN | CLAIM_SETTINGS | "databases" | "mode" | "uid" | "gid" | "inodes" => {}
                 _ => accept_other(name, value)?,
             }
         }
@@ -302,25 +324,29 @@ mod tests {
 
     #[test]
     fn the_parameters_of_a_storage_class_are_read() {
-        let params = VolumeParams::parse(&map(&[
-            ("csi.storage.k8s.io/provisioner-secret-name", "s"),
-            (PVC_NAME, "claim"),
-            (PVC_NAMESPACE, "team"),
-            ("pathPattern", "data/${.PVC.namespace}-${.pvc.name}"),
-            ("mode", "0750"),
-            ("gid", "1000"),
-            ("inodes", "5000"),
-            ("mountOptions", "cache-size=512, attr-cache=0"),
-            ("juicefs/mount-cpu-limit", "2"),
-            ("share", "volume"),
-        ]))
+        let params = VolumeParams::parse(
+            &map(&[
+                ("csi.storage.k8s.io/provisioner-secret-name", "s"),
+                (PVC_NAME, "claim"),
+                (PVC_NAMESPACE, "team"),
+                ("pathPattern", "data/${.PVC.namespace}-${.pvc.name}"),
+                ("mode", "0750"),
+                ("gid", "1000"),
+                ("inodes", "5000"),
+                ("mountOptions", "cache-size=512, attr-cache=0"),
+                ("juicefs/mount-cpu-limit", "2"),
+                ("share", "volume"),
+            ]),
+            None,
+        )
         .expect("right");
         let path = Some(VolumePath::parse("data/team-claim").expect("right"));
         assert_eq!(params.provisioning, Provisioning::Directory { path });
         let claim = Claim { namespace: "team".to_owned(), name: "claim".to_owned() };
         assert_eq!(params.claim, Some(claim));
         assert_eq!((params.mode, params.uid, params.gid, params.inodes), (0o750, 0, 1000, Some(5000)));
-        let own = VolumeParams::parse(&map(&[("provisioning", "filesystem"), ("databases", "1-15")])).expect("right");
+        let own =
+            VolumeParams::parse(&map(&[("provisioning", "filesystem"), ("databases", "1-15")]), None).expect("right");
         let databases = Some(Databases { first: 1, last: 15 });
         assert_eq!(own.provisioning, Provisioning::FileSystem { databases });
     }
@@ -342,7 +368,11 @@ mod tests {
             (map(&[("share", "pod")]), "share"),
             (map(&[("workerCpuLimit", "lots")]), "\"lots\" is not a number of processors"),
             (map(&[("pathPattern", "${.pvc.name}")]), "--extra-create-metadata"),
-            (map(&[("pathPattern", "${.pvc.labels.x}")]), "such as labels"),
+            (map(&[("pathPattern", "${.pvc.labels.}")]), "made of text and"),
+            (map(&[("pathPattern", "${.pvc.labels.x}")]), "--extra-create-metadata"),
+            (map(&[("pathPattern", "${.pvc.labels.x}"), (PVC_NAMESPACE, "n"), (PVC_NAME, "c")]), "--claims"),
+            (map(&[("claimSettings", "mountOptions"), (PVC_NAMESPACE, "n"), (PVC_NAME, "c")]), "--claims"),
+            (map(&[("claimSettings", "mountOptions,mode")]), "\"mountOptions,mode\" is not a list of some of"),
             (map(&[("pathPattern", "${}")]), "made of text and"),
             (map(&[("pathPattern", "${.pvc.name")]), "closed"),
             (map(&[("pathPattern", "a/../b")]), "relative path"),
@@ -350,7 +380,7 @@ mod tests {
             (map(&[("pathPattern", "${.pvc.name}"), (PVC_NAME, "..")]), "relative path"),
             (map(&[("pathPattern", "x/${.pvc.name}"), (PVC_NAME, "a/b")]), "without '/'"),
         ] {
-            let error = VolumeParams::parse(&parameters).expect_err(named).to_string();
+            let error = VolumeParams::parse(&parameters, None).expect_err(named).to_string();
             assert!(error.contains(named), "{named}: {error}");
         }
     }

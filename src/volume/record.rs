@@ -16,10 +16,11 @@ use stead_meta::Error as MetaError;
 use stead_meta::ops::{Caller, Meta, NewNode, XattrFlag};
 use stead_meta::store::Cursor;
 
+use crate::claim::ByClaim;
 use crate::error::{Error, Result};
 use crate::mutable::MutableParams;
 use crate::names::{GroupId, SnapshotId, VolumeId, VolumePath};
-use crate::params::Claim;
+use crate::params::{Claim, MOUNT_OPTIONS};
 use crate::source::Source;
 use crate::worker::WorkerSettings;
 
@@ -198,6 +199,19 @@ impl Record {
 
     pub(crate) fn volume_path(&self) -> Result<Option<VolumePath>> {
         self.path.as_deref().map(VolumePath::parse).transpose()
+    }
+
+    /// Takes over from an earlier request what the claim chose then.
+    pub(crate) fn keep(&mut self, by_claim: &ByClaim, earlier: &Self) {
+        if by_claim.path && earlier.chosen_path {
+            self.path.clone_from(&earlier.path);
+        }
+        if by_claim.sets(MOUNT_OPTIONS) {
+            self.mount_options.clone_from(&earlier.mount_options);
+        }
+        for setting in WorkerSettings::names().filter(|name| by_claim.sets(name)) {
+            self.worker.keep(setting, &earlier.worker);
+        }
     }
 
     /// Whether `other` asks for the same volume; capacities are compared as ranges elsewhere.

@@ -71,6 +71,19 @@ impl WorkerSettings {
         Ok(true)
     }
 
+    /// The names of all settings.
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        ROWS.iter().map(|row| row.name)
+    }
+
+    /// Takes one setting over, set or not.
+    pub(crate) fn keep(&mut self, name: &str, from: &Self) {
+        match from.0.get(name) {
+            Some(value) => _ = self.0.insert(name.to_owned(), value.clone()),
+            None => _ = self.0.remove(name),
+        }
+    }
+
     /// The value of a setting, if it is set.
     pub fn get(&self, setting: WorkerSetting) -> Option<&str> {
         let row = ROWS.iter().find(|row| row.setting == setting)?;

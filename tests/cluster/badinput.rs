@@ -8,7 +8,7 @@ use stead_tests::{Cluster, eventually};
 use super::manifests::{claim, pod, secret};
 
 /// A class for one Secret, with more parameters.
-fn class(name: &str, secret: &str, parameters: &str) -> String {
+pub(crate) fn class(name: &str, secret: &str, parameters: &str) -> String {
     let mut text = format!(
         "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {name}}}\nprovisioner: csi.steadfast.io\n\
          parameters:\n  {parameters}\n"
@@ -60,7 +60,7 @@ fn wrong_secret(cluster: &Cluster, name: &str, member: &str, value: &str, named:
     cluster.kubectl(&["delete", "storageclass/wrong", "secret/wrong"]);
 }
 
-fn says(cluster: &Cluster, object: &str, named: &str) {
+pub(crate) fn says(cluster: &Cluster, object: &str, named: &str) {
     let mut heard = Vec::new();
     let begun = std::time::Instant::now();
     loop {

@@ -14,10 +14,12 @@ use crate::exit::Failure;
 
 pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
+    let claims = if args.claims { Some(cluster(args.kubeconfig.as_deref()).await?) } else { None };
     let config = ControllerConfig {
         endpoint: args.service.endpoint,
         driver_name: args.service.driver_name,
         file_systems: args.file_systems,
+        claims,
         metrics: args.service.metrics,
     };
     run_controller(config, stop).await.map_err(|error| Failure::general(error.to_string()))
@@ -27,7 +29,7 @@ pub(crate) async fn controller(args: ControllerArgs) -> Result<(), Failure> {
 pub(crate) async fn node(args: NodeArgs, log: Vec<String>) -> Result<(), Failure> {
     let stop = environment::stop_on_signal()?;
     let mode = mode(&args).await?;
-    let events = if args.events { Some(cluster(&args).await?) } else { None };
+    let events = if args.events { Some(cluster(args.kubeconfig.as_deref()).await?) } else { None };
     let exe = args.worker_exe.map_or_else(own_program, Ok)?;
     let config = NodeConfig {
         endpoint: args.service.endpoint,
@@ -51,7 +53,8 @@ async fn mode(args: &NodeArgs) -> Result<WorkerMode, Failure> {
         (NodeMode::Process, None, None) => Ok(WorkerMode::Process),
         (NodeMode::Runner, Some(socket), None) => Ok(WorkerMode::Runner { socket: socket.clone() }),
         (NodeMode::Pod, None, Some(template)) => {
-            let (cluster, template, own_pod) = (cluster(args).await?, template.clone(), args.pod_name.clone());
+            let cluster = cluster(args.kubeconfig.as_deref()).await?;
+            let (template, own_pod) = (template.clone(), args.pod_name.clone());
             Ok(WorkerMode::Pod(PodMode { cluster, template, own_pod }))
         }
         _ => {
@@ -61,8 +64,8 @@ async fn mode(args: &NodeArgs) -> Result<WorkerMode, Failure> {
     }
 }
 
-async fn cluster(args: &NodeArgs) -> Result<Cluster, Failure> {
-    Cluster::connect(args.kubeconfig.as_deref()).await.map_err(|error| Failure::usage(error.to_string()))
+async fn cluster(kubeconfig: Option<&Path>) -> Result<Cluster, Failure> {
+    Cluster::connect(kubeconfig).await.map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// See [`node`].

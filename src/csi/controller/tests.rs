@@ -1,3 +1,5 @@
+mod claims;
+
 use std::sync::Arc;
 
 use stead_base::SystemClock;
@@ -25,7 +27,7 @@ impl Place {
         let file_systems = dir.path().join("file-systems");
         std::fs::create_dir(&file_systems).expect("new");
         let volumes = Volumes::new(Arc::new(SystemClock));
-        Self { service: ControllerService::new(volumes, configured.then_some(file_systems)), dir }
+        Self { service: ControllerService::new(volumes, configured.then_some(file_systems), None), dir }
     }
 
     /// Puts the Secret where the controller finds it.

@@ -450,6 +450,7 @@ async fn a_controller_has_a_page_and_an_address_that_is_taken_is_told() {
         endpoint: format!("unix://{}/csi.sock", dir.path().display()),
         driver_name: "test".to_owned(),
         file_systems: None,
+        claims: None,
         metrics: Some(address),
     };
     let stop = tokio_util::sync::CancellationToken::new();

@@ -31,7 +31,7 @@ impl Volumes {
         let file_system = engine::ensure(store, format, &secrets.name, secrets, &self.clock).await?;
         let wanted = request.record(Some((path.as_str().to_owned(), chosen)));
         self.resume_once(&file_system.meta, secrets);
-        let result = make(&id, &path, request, &wanted, &file_system).await;
+        let result = make(&id, path, request, wanted, &file_system).await;
         file_system.meta.drain().await;
         Volume::of(id, &result?)
     }
@@ -39,15 +39,20 @@ impl Volumes {
 
 async fn make(
     id: &VolumeId,
-    path: &VolumePath,
+    path: VolumePath,
     request: &VolumeRequest,
-    wanted: &Record,
+    mut wanted: Record,
     file_system: &FileSystem,
 ) -> Result<Record> {
     let meta = &*file_system.meta;
-    check_quota_works(wanted, meta)?;
+    check_quota_works(&wanted, meta)?;
     let records = Records::of(meta);
-    let (known, there) = (records.find(id).await?, exists(meta, path).await?);
+    let known = records.find(id).await?;
+    if let Some(known) = &known {
+        wanted.keep(&request.params.by_claim, known);
+    }
+    let (wanted, path) = (&wanted, &wanted.volume_path()?.unwrap_or(path));
+    let there = exists(meta, path).await?;
     match &known {
         None if wanted.chosen_path || there => refuse_overlap(id, path, wanted, &records).await?,
         None => {}

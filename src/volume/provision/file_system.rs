@@ -37,7 +37,7 @@ impl Volumes {
         let (home, file_system) = self.claim(request, databases, &name).await?;
         let id = VolumeId::of_file_system(home, &name);
         let wanted = request.record(None);
-        let result = self.make_own(&id, request, &wanted, &file_system).await;
+        let result = self.make_own(&id, request, wanted, &file_system).await;
         file_system.meta.drain().await;
         Volume::of(id, &result?)
     }
@@ -104,12 +104,13 @@ impl Volumes {
         &self,
         id: &VolumeId,
         request: &VolumeRequest,
-        wanted: &Record,
+        mut wanted: Record,
         file_system: &FileSystem,
     ) -> Result<Record> {
         let records = Records::of(&file_system.meta);
-        let mut record = records.claim(id, wanted).await?;
-        check_repeat(id, &record, wanted, request.capacity)?;
+        let mut record = records.claim(id, &wanted).await?;
+        wanted.keep(&request.params.by_claim, &record);
+        check_repeat(id, &record, &wanted, request.capacity)?;
         if record.state == State::Ready {
             return Ok(record);
         }

@@ -44,7 +44,7 @@ impl Place {
         VolumeRequest {
             name: name.to_owned(),
             capacity: CapacityRange::new(required, 0).expect("possible"),
-            params: VolumeParams::parse(&parameters).expect("right"),
+            params: VolumeParams::parse(&parameters, None).expect("right"),
             source: None,
             mutable: MutableParams::default(),
             secrets: self.secrets(),
