@@ -7,13 +7,14 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use stead_keeper::{Channel, Message, Process, mount, within};
-use stead_volume::{MountConfig, VolumeId, WorkerSettings};
+use stead_volume::{MountConfig, WorkerSettings};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::events::Notice;
 use super::figures::Measured;
+use super::mount_id::MountId;
 use super::state::Condition;
 use super::target;
 use super::worker::{Started, Workers};
@@ -133,7 +134,7 @@ enum Left {
 }
 
 pub(crate) struct Keeper {
-    id: VolumeId,
+    id: MountId,
     workers: Workers,
     kept: Kept,
     commands: mpsc::Receiver<Command>,
@@ -150,7 +151,7 @@ pub(crate) struct Keeper {
 }
 
 /// Keeps a mount until it ends.
-pub(crate) fn keep(id: VolumeId, workers: Workers, kept: Kept) -> KeeperHandle {
+pub(crate) fn keep(id: MountId, workers: Workers, kept: Kept) -> KeeperHandle {
     let (sender, commands) = mpsc::channel(8);
     let (health, seen) = watch::channel(Health::Serving);
     let settings = kept.config.worker.clone();
