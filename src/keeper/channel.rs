@@ -88,7 +88,9 @@ pub enum Message {
         /// A `MountConfig` that differs in credentials alone.
         config: serde_json::Value,
     },
-    /// From the worker: the credentials are in use.
+    /// To the worker: directories may have got limits since it looked; it is to look now. Answered likewise.
+    LearnLimits,
+    /// From the worker: the credentials are in use, or the limits known.
     Reconfigured,
     /// To the worker: write back everything, answer what was asked, and end, so that another one goes on. Answered by
     /// [`Message::HandedOver`], or by [`Message::Failed`] when it serves on.
@@ -127,6 +129,7 @@ impl Message {
             Self::Measure => "measure",
             Self::Measured { .. } => "measured",
             Self::Reconfigure { .. } => "reconfigure",
+            Self::LearnLimits => "learn_limits",
             Self::Reconfigured => "reconfigured",
             Self::HandOver => "hand_over",
             Self::HandedOver => "handed_over",

@@ -10,9 +10,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statvfs::Statvfs;
+use nix::unistd::linkat;
 
 use crate::error::{Error, Result, errno_of};
 use crate::mountinfo::{self, MountEntry};
@@ -232,9 +233,9 @@ fn open_mount(dir: &Path) -> Result<(OwnedFd, MountEntry)> {
 }
 
 /// Has the kernel ask the server what has this name now, however long it may remember that: what was deleted and made again
-/// elsewhere is another directory. Nothing is renamed, as the new name is the old one.
+/// elsewhere is another directory. It asks before it makes a name; and none is made, since no directory gets a second one.
 fn revalidate(dir: BorrowedFd<'_>, name: &OsStr) {
-    let _exists = renameat2(dir, name, dir, name, RenameFlags::RENAME_NOREPLACE);
+    let _refused = linkat(dir, "", dir, name, AtFlags::AT_EMPTY_PATH);
 }
 
 fn open_directory(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {

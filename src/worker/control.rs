@@ -155,6 +155,10 @@ impl Control {
                     self.reconfigure(&mut serving, config).await;
                     continue;
                 }
+                Some(Message::LearnLimits) => {
+                    self.answer("learn limits", serving.learn_limits().await).await;
+                    continue;
+                }
                 Some(other) => {
                     warn!(message = other.kind(), "unexpected on the control socket");
                     continue;
@@ -247,9 +251,13 @@ impl Control {
             Ok(config) => serving.reconfigure(config).await,
             Err(error) => Err(error),
         };
+        self.answer("reconfigure", done).await;
+    }
+
+    async fn answer(&self, what: &str, done: Result<(), Error>) {
         match done {
             Ok(()) => self.tell(&Message::Reconfigured).await,
-            Err(error) => self.tell(&failure("reconfigure", &error)).await,
+            Err(error) => self.tell(&failure(what, &error)).await,
         }
     }
 }

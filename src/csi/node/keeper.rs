@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Replace(Started, Answer),
     /// The credentials of this configuration are to be used from now on.
     Refresh(Box<MountConfig>, Answer),
+    /// The worker is to look for limits of directories.
+    LearnLimits(Answer),
     /// The worker is to tell how its mount does.
     Measure(oneshot::Sender<Measured>),
 }
@@ -340,6 +342,10 @@ impl Keeper {
                 self.asked = Some((Some(config), answer));
                 message
             }
+            Command::LearnLimits(answer) => {
+                self.asked = Some((None, answer));
+                Message::LearnLimits
+            }
             Command::Measure(answer) => {
                 self.measuring.push(answer);
                 // A worker that answers nothing is asked once, whoever looks how often.
@@ -410,6 +416,8 @@ impl Keeper {
                         let config = refreshed(&self.kept.config, &new).map(|(config, _)| config);
                         self.asked = Some((config, answer));
                     }
+                    // The next one looks when it starts.
+                    Command::LearnLimits(answer) => self.asked = Some((None, answer)),
                     // There is nobody to tell.
                     Command::Measure(_) => {}
                 },

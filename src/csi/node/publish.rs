@@ -111,6 +111,10 @@ impl Publisher {
         self.state.save(id, state)?;
         if self.is_served(id).await? {
             self.workers.refresh(id, volume).await?;
+            // What the volume holds counts from the first byte on.
+            if volume.share == Share::FileSystem {
+                self.workers.learn_limits(id).await?;
+            }
         } else {
             self.workers.stop(id).await?;
             self.workers.start(id, volume.clone()).await?;

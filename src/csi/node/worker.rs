@@ -330,6 +330,15 @@ impl Workers {
         keeper.ask(|answer| Command::Refresh(Box::new(volume.config.clone()), answer)).await
     }
 
+    /// Has a worker that serves already look for limits that directories have got since, instead of with its next heartbeat.
+    ///
+    /// # Errors
+    /// Those of the engine, in the worker's words.
+    pub(crate) async fn learn_limits(&self, id: &MountId) -> Result<()> {
+        let Some(keeper) = self.keeper(id) else { return Ok(()) };
+        keeper.ask(Command::LearnLimits).await
+    }
+
     /// Replaces every worker by one of the program that is configured now.
     pub(crate) async fn replace_all(&self) {
         for (id, keeper) in self.keepers() {
