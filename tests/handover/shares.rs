@@ -3,15 +3,21 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use stead_csi::proto::{CapacityRange, CreateVolumeRequest, Volume};
+use stead_csi::proto::volume_content_source::{SnapshotSource, Type};
+use stead_csi::proto::{CapacityRange, CreateVolumeRequest, Volume, VolumeContentSource};
 use stead_tests::process::{eventually, signal_to};
-use stead_tests::{Engine, Services};
+use stead_tests::{Engine, Services, tools};
 use tonic::Code;
 
 const GIB: u64 = 1 << 30;
+
+struct Volumes {
+    services: Services,
+    share: &'static str,
+}
 
 impl Volumes {
     fn start(share: &'static str) -> Self {
@@ -63,11 +69,6 @@ impl Volumes {
         let left: Vec<_> = mounts.lines().filter(|line| line.contains(&*ours.to_string_lossy())).collect();
         assert!(left.is_empty(), "{left:?}");
     }
-}
-
-struct Volumes {
-    services: Services,
-    share: &'static str,
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -126,6 +127,7 @@ fn volumes_of_one_file_system_with_one_worker() {
         assert_eq!(told.unsigned_abs(), gib * GIB);
     }
     limits_hold(&targets[0], &targets[1]);
+    snapshot(&volumes, &second, &targets[1]);
     read_only(&volumes, &third);
     refused(&volumes, &first, &targets[0]);
     assert_eq!(volumes.services.mounts().len(), 1);
@@ -172,6 +174,34 @@ fn a_directory_that_was_made_again() {
     }
     assert_eq!(volumes.services.mounts().len(), 1);
     volumes.services.unpublish(&keeps_the_mount, &other);
+    volumes.services.delete(&keeps_the_mount.volume_id).expect("deleted");
+    let gone = volumes.services.publication(&keeps_the_mount, &other);
+    let status = volumes.services.client.publish(gone).expect_err("deleted");
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    volumes.nothing_is_left();
+}
+
+#[test]
+fn many_volumes_cost_one_worker() {
+    let volumes = Volumes::start("filesystem");
+    let many = tools::number("STEAD_SHARED_VOLUMES", 60);
+    let made: Vec<_> = (0..many).map(|number| volumes.create(&format!("small-{number}"), 1)).collect();
+    let began = Instant::now();
+    let targets: Vec<_> = made.iter().map(|volume| volumes.publish(volume, "a")).collect();
+    let each = began.elapsed() / u32::try_from(many).expect("small");
+    let mounts = volumes.services.mounts();
+    let [mount] = &mounts[..] else { panic!("one worker: {mounts:?}") };
+    let worker = volumes.services.worker_of(mount).expect("served");
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).expect("it runs");
+    let memory = status.lines().find(|line| line.starts_with("VmRSS")).expect("known").to_owned();
+    println!("figure: {many} volumes with one worker: {} ms for a publication, {memory}", each.as_millis());
+    for (number, target) in targets.iter().enumerate() {
+        fs::write(target.join("own"), number.to_string()).expect("written");
+    }
+    for ((number, target), volume) in targets.iter().enumerate().zip(&made) {
+        assert_eq!(fs::read(target.join("own")).expect("there"), number.to_string().as_bytes());
+        volumes.services.unpublish(volume, target);
+    }
     volumes.nothing_is_left();
 }
 
@@ -190,6 +220,24 @@ fn limits_hold(smaller: &Path, larger: &Path) {
     };
     assert_eq!(grow(smaller), Err(Some(nix::errno::Errno::EDQUOT as i32)));
     assert_eq!(grow(larger), Ok(()));
+}
+
+/// A snapshot has what nobody has flushed: the worker of all volumes is asked for that, too.
+fn snapshot(volumes: &Volumes, volume: &Volume, target: &Path) {
+    let file = fs::File::create(target.join("unflushed")).expect("new");
+    file.write_all_at(b"acknowledged", 0).expect("written");
+    let snapshot = volumes.services.client.snapshot("s", &volume.volume_id, &volumes.services.secrets).expect("taken");
+    drop(file);
+    fs::remove_file(target.join("unflushed")).expect("there");
+    let source = Type::Snapshot(SnapshotSource { snapshot_id: snapshot.snapshot_id.clone() });
+    let mut request = volumes.request("restored", 2);
+    request.volume_content_source = Some(VolumeContentSource { r#type: Some(source) });
+    let restored = volumes.services.client.create(request).expect("created");
+    let at = volumes.publish(&restored, "c");
+    assert_eq!(fs::read(at.join("unflushed")).expect("in the snapshot"), b"acknowledged");
+    volumes.services.unpublish(&restored, &at);
+    volumes.services.delete(&restored.volume_id).expect("deleted");
+    volumes.services.client.delete_snapshot(&snapshot.snapshot_id, &volumes.services.secrets).expect("deleted");
 }
 
 /// One volume can be both: only the bind is read-only.

@@ -191,7 +191,7 @@ impl StateDir {
         for entry in fs::read_dir(&path).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             // What is being written has another ending.
-            ids.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| MountId::parse(id)));
+            ids.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(MountId::parse));
         }
         ids.sort();
         Ok(ids)

@@ -97,7 +97,6 @@ async fn volumes_of_a_file_system_have_one_worker() {
     node.unpublish("y", "d").await.expect("taken back");
 
     node.service = TestNode::open(node.dir.path());
-    node.unpublish("v", "b").await.expect("not this volume's target, and the kubelet cannot know");
     node.unpublish("v", "a").await.expect("taken back");
     node.unpublish("x", "c").await.expect("taken back");
     assert!(worker.is_alive(), "one is left");
