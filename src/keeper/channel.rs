@@ -88,9 +88,15 @@ pub enum Message {
         /// A `MountConfig` that differs in credentials alone.
         config: serde_json::Value,
     },
-    /// To the worker: directories may have got limits since it looked; it is to look now. Answered likewise.
+    /// To the worker: directories may have got limits since it looked; it is to look now.
     LearnLimits,
-    /// From the worker: the credentials are in use, or the limits known.
+    /// From the worker, once for each [`Message::LearnLimits`].
+    LimitsLearned {
+        /// Why they could not be learned, for people.
+        #[serde(default)]
+        error: Option<String>,
+    },
+    /// From the worker: the credentials are in use.
     Reconfigured,
     /// To the worker: write back everything, answer what was asked, and end, so that another one goes on. Answered by
     /// [`Message::HandedOver`], or by [`Message::Failed`] when it serves on.
@@ -130,6 +136,7 @@ impl Message {
             Self::Measured { .. } => "measured",
             Self::Reconfigure { .. } => "reconfigure",
             Self::LearnLimits => "learn_limits",
+            Self::LimitsLearned { .. } => "limits_learned",
             Self::Reconfigured => "reconfigured",
             Self::HandOver => "hand_over",
             Self::HandedOver => "handed_over",

@@ -168,16 +168,6 @@ impl Serving {
     }
 }
 
-impl Serving {
-    /// Looks which directories have limits.
-    ///
-    /// # Errors
-    /// Those of the engine.
-    pub(crate) async fn learn_limits(&self) -> Result<(), Error> {
-        Ok(self.meta.reload_quotas().await?)
-    }
-}
-
 /// Takes the mount away from new callers and waits a moment for those inside; whether all of them have left.
 async fn leave(config: &MountConfig, unmounted: impl Future<Output = std::io::Result<()>>) -> bool {
     let dir = config.mount_point.clone();

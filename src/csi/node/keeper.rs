@@ -1,6 +1,7 @@
 //! The keeper of one mount: it holds what a worker's death would take along, and starts the next worker when one has died
 //! or has handed over.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -144,6 +145,8 @@ pub(crate) struct Keeper {
     draining: bool,
     /// What the worker was asked for and has not answered.
     asked: Option<(Option<MountConfig>, Answer)>,
+    /// Who waits until the worker knows the limits of directories, in order.
+    learning: VecDeque<Answer>,
     /// Who waits for the answer of the worker to [`Message::Measure`].
     measuring: Vec<oneshot::Sender<Measured>>,
     /// Who goes on when the worker has handed over.
@@ -157,8 +160,9 @@ pub(crate) fn keep(id: MountId, workers: Workers, kept: Kept) -> KeeperHandle {
     let (sender, commands) = mpsc::channel(8);
     let (health, seen) = watch::channel(Health::Serving);
     let settings = kept.config.worker.clone();
-    let (asked, next, before, measuring) = (None, None, None, Vec::new());
-    let keeper = Keeper { id, workers, kept, commands, health, draining: false, asked, next, before, measuring };
+    let (asked, next, before, learning, measuring) = (None, None, None, VecDeque::new(), Vec::new());
+    let keeper =
+        Keeper { id, workers, kept, commands, health, draining: false, asked, next, before, learning, measuring };
     tokio::spawn(keeper.run());
     KeeperHandle { commands: sender, health: seen, settings }
 }
@@ -266,6 +270,14 @@ impl Keeper {
             Message::Drained => *left = Left::ForGood,
             Message::HandedOver => *left = Left::HandedOver,
             Message::Reconfigured => self.answer(Ok(())),
+            Message::LimitsLearned { error } => {
+                let learned =
+                    error.map_or(Ok(()), |error| Err(self.workers.failed(&self.id, "learn limits", &error, None)));
+                if let Some(answer) = self.learning.pop_front() {
+                    // Whoever asked may have gone.
+                    let _unheard = answer.send(learned);
+                }
+            }
             Message::Failed { stage, error, exit_code } => {
                 if matches!(&*stage, "serve" | "drain") {
                     *left = Left::ForGood;
@@ -343,7 +355,7 @@ impl Keeper {
                 message
             }
             Command::LearnLimits(answer) => {
-                self.asked = Some((None, answer));
+                self.learning.push_back(answer);
                 Message::LearnLimits
             }
             Command::Measure(answer) => {
@@ -377,6 +389,8 @@ impl Keeper {
             match self.next_worker(&config).await {
                 Ok(next) => {
                     self.follow(next);
+                    // It has looked.
+                    self.learning.drain(..).for_each(|answer| _ = answer.send(Ok(())));
                     self.health.send_replace(Health::Serving);
                     self.answer(Ok(()));
                     return true;
@@ -417,7 +431,7 @@ impl Keeper {
                         self.asked = Some((config, answer));
                     }
                     // The next one looks when it starts.
-                    Command::LearnLimits(answer) => self.asked = Some((None, answer)),
+                    Command::LearnLimits(answer) => self.learning.push_back(answer),
                     // There is nobody to tell.
                     Command::Measure(_) => {}
                 },

@@ -36,7 +36,7 @@ printf '{"type":"serving","pid":%d,"stages":[["load Format",2000]]}' $$ >&3
 while receive; do
     case "$message" in
         *ping*) printf '{"type":"alive"}' >&3 ;;
-        *learn_limits*) printf '{"type":"reconfigured"}' >&3 ;;
+        *learn_limits*) printf '{"type":"limits_learned"}' >&3 ;;
         *measure*)
             page='# TYPE juicefs_uptime gauge\njuicefs_uptime 7\n'
             printf '{"type":"measured","labels":"mp=\\"/m\\"","page":"%s"}' "$page" >&3 ;;
