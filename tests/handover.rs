@@ -1,5 +1,9 @@
 //! The mount of a pod outlives whoever serves it: its worker is replaced and killed, and the node service restarted, under a
-//! load that checks every answer.
+//! load that checks every answer. Also where pods or volumes share a worker.
+
+mod handover {
+    mod shares;
+}
 
 use std::fs::File;
 use std::io;

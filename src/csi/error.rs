@@ -108,6 +108,8 @@ fn volume_code(kind: Kind) -> Code {
 fn keeper_code(error: &KeeperError) -> Code {
     match error {
         KeeperError::Deadline { .. } => Code::DeadlineExceeded,
+        // As a worker of one volume says it.
+        KeeperError::NoDirectory { .. } => Code::NotFound,
         KeeperError::NotOurs { .. } | KeeperError::Closed => Code::Unavailable,
         KeeperError::Device { .. } | KeeperError::Spawn { .. } => Code::FailedPrecondition,
         KeeperError::Call { .. }

@@ -5,6 +5,7 @@ mod figures;
 mod keeper;
 mod launcher;
 mod list;
+mod mount_id;
 mod pods;
 mod process;
 mod publish;
@@ -33,7 +34,7 @@ use tonic::{Request, Response, Status};
 use crate::config::NodeConfig;
 use crate::controller::{parse_id, required};
 use crate::error::{Error, Result};
-use crate::locks::Locks;
+use crate::locks::{Guard, Locks};
 use crate::proto;
 use crate::proto::NodeServiceCapability;
 use crate::proto::node_server::Node;
@@ -42,9 +43,11 @@ use crate::proto::node_service_capability::{Rpc, Type};
 use crate::rpc::{About, answer};
 
 use events::{Reporter, User};
+use figures::MountFigures;
 use launcher::Launcher;
 pub(crate) use list::volumes;
 pub use list::{NodeTarget, NodeVolume, VolumeHealth};
+use mount_id::MountId;
 pub use pods::PodMode;
 use publish::{Publication, Publisher};
 pub(crate) use sole::{PATIENCE, Sole};
@@ -69,6 +72,14 @@ pub(crate) struct NodeService {
     publisher: Publisher,
     stats: Stats,
     locks: Locks,
+    /// Of mounts: taken after that of a volume, and one at a time.
+    mount_locks: Locks,
+}
+
+/// Nobody else works on a volume and the mount that it is a part of.
+struct Turn {
+    _volume: Guard,
+    mount: Guard,
 }
 
 impl NodeService {
@@ -83,13 +94,8 @@ impl NodeService {
         resume::listen(&workers)?;
         tokio::spawn(workers.clone().update_on());
         let publisher = Publisher { state, workers };
-        Ok(Self {
-            node_id: config.node_id,
-            topology: config.topology,
-            publisher,
-            stats: Stats::default(),
-            locks: Locks::default(),
-        })
+        let (stats, locks, mount_locks) = (Stats::default(), Locks::default(), Locks::default());
+        Ok(Self { node_id: config.node_id, topology: config.topology, publisher, stats, locks, mount_locks })
     }
 
     /// Replaces every worker by one of the program that is configured.
@@ -101,7 +107,15 @@ impl NodeService {
         let figures = self.publisher.workers.figures();
         let publication = figures.timed("parse", async { Publication::parse(&request) }).await?;
         drop(request);
-        let _turn = figures.timed("queue", self.locks.lock(publication.id.as_str())).await;
+        let Publication { id, mount, target, .. } = &publication;
+        let (mut turn, now) = figures.timed("queue", self.turn(id, mount, target)).await?;
+        if now != *mount {
+            if self.publisher.stays(&now, &publication).await? {
+                return Ok(proto::NodePublishVolumeResponse {});
+            }
+            drop(turn.mount);
+            turn.mount = self.mount_locks.lock(mount.as_str()).await;
+        }
         self.publisher.publish(publication).await?;
         Ok(proto::NodePublishVolumeResponse {})
     }
@@ -109,17 +123,27 @@ impl NodeService {
     async fn unpublish(self, request: proto::NodeUnpublishVolumeRequest) -> Result<proto::NodeUnpublishVolumeResponse> {
         let id = parse_id(&request.volume_id)?;
         let target = target::resolve(&target::parse("target_path", &request.target_path)?);
-        let _turn = self.locks.lock(id.as_str()).await;
-        self.publisher.unpublish(&id, &target).await?;
+        let (_turn, mount) = self.turn(&id, &MountId::of_volume(&id), &target).await?;
+        self.publisher.unpublish(&mount, &target).await?;
         Ok(proto::NodeUnpublishVolumeResponse {})
+    }
+
+    /// Waits for a volume, and for the mount by which it is published at a target, or else for `mount`.
+    async fn turn(&self, id: &VolumeId, mount: &MountId, target: &Path) -> Result<(Turn, MountId)> {
+        let volume = self.locks.lock(id.as_str()).await;
+        let known = self.publisher.state.find(id, target)?;
+        let mount = known.map_or_else(|| mount.clone(), |(id, _)| id);
+        let turn = Turn { _volume: volume, mount: self.mount_locks.lock(mount.as_str()).await };
+        Ok((turn, mount))
     }
 
     /// The pod is known from the publication.
     fn about(&self, request: &proto::NodeUnpublishVolumeRequest) -> About {
-        let state =
-            VolumeId::parse(&request.volume_id).ok().and_then(|id| self.publisher.state.load(&id).ok().flatten());
         let target = target::resolve(Path::new(&request.target_path));
-        let pod = state.and_then(|state| state.targets.get(&target)?.user.as_ref().map(User::to_string));
+        let known = VolumeId::parse(&request.volume_id)
+            .ok()
+            .and_then(|id| self.publisher.state.find(&id, &target).ok().flatten());
+        let pod = known.and_then(|(_, state)| state.targets.get(&target)?.user.as_ref().map(User::to_string));
         About { volume: request.volume_id.clone(), pod, target: Some(request.target_path.clone()) }
     }
 
@@ -142,19 +166,20 @@ impl NodeService {
     pub(crate) async fn show(&self, mut page: Exposition) -> String {
         let Publisher { state, workers } = &self.publisher;
         let mounts = workers.mounts() as f64;
-        page.single("stead_mounts", Kind::Gauge, "Volumes that are mounted on this node.", mounts);
-        let states = state.list().unwrap_or_default().into_iter().filter_map(|id| state.load(&id).ok().flatten());
-        let targets: usize = states.map(|state| state.targets.len()).sum();
+        page.single("stead_mounts", Kind::Gauge, "Mounts on this node; each has a worker.", mounts);
+        let targets: usize = state.readable().iter().flatten().map(|(_, state)| state.targets.len()).sum();
         page.single("stead_publications", Kind::Gauge, "Places where volumes are published.", targets as f64);
         workers.figures().show(&mut page);
-        let volumes = workers.measured(MEASURE).await;
-        let metrics = figures::show_volumes(&mut page, &volumes);
+        let measured = workers.measured(MEASURE).await.into_iter().map(|(id, measured)| {
+            let known = state.load(&id).ok().flatten();
+            MountFigures::new(id, known.as_ref(), measured)
+        });
+        let metrics = figures::show_volumes(&mut page, &measured.collect::<Vec<_>>());
         page.into_text() + &metrics
     }
 
     fn is_published(&self, id: &VolumeId, path: &Path) -> Result<bool> {
-        let state = self.publisher.state.load(id)?;
-        Ok(state.is_some_and(|state| state.targets.contains_key(path)) && mount::root_of(path)?.is_some())
+        Ok(self.publisher.state.find(id, path)?.is_some() && mount::part_of(path)?.is_some())
     }
 }
 

@@ -88,6 +88,14 @@ pub enum Message {
         /// A `MountConfig` that differs in credentials alone.
         config: serde_json::Value,
     },
+    /// To the worker: directories may have got limits since it looked; it is to look now.
+    LearnLimits,
+    /// From the worker, once for each [`Message::LearnLimits`].
+    LimitsLearned {
+        /// Why they could not be learned, for people.
+        #[serde(default)]
+        error: Option<String>,
+    },
     /// From the worker: the credentials are in use.
     Reconfigured,
     /// To the worker: write back everything, answer what was asked, and end, so that another one goes on. Answered by
@@ -127,6 +135,8 @@ impl Message {
             Self::Measure => "measure",
             Self::Measured { .. } => "measured",
             Self::Reconfigure { .. } => "reconfigure",
+            Self::LearnLimits => "learn_limits",
+            Self::LimitsLearned { .. } => "limits_learned",
             Self::Reconfigured => "reconfigured",
             Self::HandOver => "hand_over",
             Self::HandedOver => "handed_over",

@@ -19,6 +19,9 @@ pub enum Error {
     /// A bind's source is not the root of a FUSE mount of ours.
     #[error("{} is not the root of a mounted volume: {why}", path.display())]
     NotOurs { path: PathBuf, why: String },
+    /// What is to be bound cannot be reached in its file system.
+    #[error("directory {:?} of the file system: {why}", path.display())]
+    NoDirectory { path: PathBuf, why: &'static str },
     #[error("malformed line in mountinfo: {line:?}")]
     MountInfo { line: String },
     #[error("fusermount3: {why}")]

@@ -2,13 +2,18 @@
 //!
 //! These calls block; whatever may reach a FUSE server goes through [`crate::within`].
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statvfs::Statvfs;
+use nix::unistd::linkat;
 
 use crate::error::{Error, Result, errno_of};
 use crate::mountinfo::{self, MountEntry};
@@ -112,7 +117,7 @@ pub fn umount(dir: &Path, lazy: bool) -> Result<()> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     flags.set(MntFlags::MNT_DETACH, lazy);
     match nix::mount::umount2(dir, flags) {
-        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
         Err(errno) => Err(Error::call("unmount", dir, errno)),
     }
 }
@@ -127,11 +132,24 @@ pub fn root_of(dir: &Path) -> Result<Option<MountEntry>> {
     Ok(mountinfo::at(dir)?.filter(is_ours))
 }
 
+/// The mount at `dir` if it shows a FUSE file system of ours, or a directory of one.
+pub fn part_of(dir: &Path) -> Result<Option<MountEntry>> {
+    Ok(mountinfo::at(dir)?.filter(|entry| entry.fs_type == FS_TYPE))
+}
+
+/// All places where one is shown, with the topmost mount there.
+pub fn parts() -> Result<HashMap<PathBuf, MountEntry>> {
+    let topmost: HashMap<_, _> =
+        mountinfo::read()?.into_iter().map(|entry| (entry.mount_point.clone(), entry)).collect();
+    Ok(topmost.into_iter().filter(|(_, entry)| entry.fs_type == FS_TYPE).collect())
+}
+
 fn is_ours(entry: &MountEntry) -> bool {
     entry.fs_type == FS_TYPE && entry.root == Path::new("/")
 }
 
-/// A mounted root of ours, held open: what it names cannot be swapped between the check and the bind.
+/// A mounted root of ours, or a directory below it, held open: what it names cannot be swapped between the check and the
+/// bind.
 #[derive(Debug)]
 pub struct FuseRoot {
     fd: OwnedFd,
@@ -150,9 +168,49 @@ impl FuseRoot {
         Ok(Self { fd, entry })
     }
 
+    /// A directory below it, as it is on the server now. Whoever can write there may have put symbolic links in the way, or
+    /// mounts: neither is followed.
+    ///
+    /// # Errors
+    /// [`Error::NoDirectory`] when there is none.
+    pub fn below(self, path: &Path) -> Result<Self> {
+        let mut fd = self.fd;
+        for name in path {
+            revalidate(fd.as_fd(), name);
+            fd = open_directory(fd.as_fd(), name).map_err(|errno| match errno {
+                Errno::ENOENT => Error::NoDirectory { path: path.to_owned(), why: "it does not exist" },
+                Errno::ENOTDIR | Errno::ELOOP => {
+                    Error::NoDirectory { path: path.to_owned(), why: "a part of it is a file or a symbolic link" }
+                }
+                Errno::EXDEV => Error::NoDirectory { path: path.to_owned(), why: "it leads out of the file system" },
+                other => Error::call("open", path, other),
+            })?;
+        }
+        Ok(Self { fd, ..self })
+    }
+
+    /// A name of it for as long as it is held.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
     /// Binds it on `target`, a directory.
     pub fn bind(&self, target: &Path, read_only: bool) -> Result<()> {
-        bind_fd(self.fd.as_fd(), target, read_only)
+        let none = None::<&str>;
+        nix::mount::mount(Some(&self.path()), target, none, MsFlags::MS_BIND, none)
+            .map_err(|errno| Error::call("bind a volume on", target, errno))?;
+        if !read_only {
+            return Ok(());
+        }
+        let mut flags =
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+        // What is not named here is taken away.
+        flags.set(MsFlags::MS_NOEXEC, self.entry.options.split(',').any(|option| option == "noexec"));
+        nix::mount::mount(none, target, none, flags, none).map_err(|errno| {
+            // A bind that is not read-only as asked must not stay.
+            let _gone = umount(target, true);
+            Error::call("make read-only", target, errno)
+        })
     }
 }
 
@@ -174,20 +232,17 @@ fn open_mount(dir: &Path) -> Result<(OwnedFd, MountEntry)> {
     Ok((fd.into(), entry))
 }
 
-fn bind_fd(source: BorrowedFd<'_>, target: &Path, read_only: bool) -> Result<()> {
-    let source = PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd()));
-    let none = None::<&str>;
-    nix::mount::mount(Some(&source), target, none, MsFlags::MS_BIND, none)
-        .map_err(|errno| Error::call("bind a volume on", target, errno))?;
-    if !read_only {
-        return Ok(());
-    }
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    nix::mount::mount(none, target, none, flags, none).map_err(|errno| {
-        // A bind that is not read-only as asked must not stay.
-        let _gone = umount(target, true);
-        Error::call("make read-only", target, errno)
-    })
+/// Has the kernel ask the server what has this name now, however long it may remember that: what was deleted and made again
+/// elsewhere is another directory. It asks before it makes a name; and none is made, since no directory gets a second one.
+fn revalidate(dir: BorrowedFd<'_>, name: &OsStr) {
+    let _refused = linkat(dir, "", dir, name, AtFlags::AT_EMPTY_PATH);
+}
+
+fn open_directory(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV);
+    openat2(dir, name, how)
 }
 
 /// Ends the FUSE connection of the mount at `dir` by force: every waiting request gets an error, and every user of the
@@ -199,7 +254,7 @@ pub fn abort(dir: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         // Without fusectl mounted there, a forced unmount does the same, even when it then says that the mount is busy.
         Err(_no_fusectl) => match nix::mount::umount2(dir, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) | Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EINVAL) => Ok(()),
+            Ok(()) | Err(Errno::EBUSY | Errno::EINVAL) => Ok(()),
             Err(errno) => Err(Error::call("abort", dir, errno)),
         },
     }

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::mount::MountOptions;
 use crate::names::component;
-use crate::params::{Claim, MOUNT_OPTIONS, accept_other};
+use crate::params::{Claim, MOUNT_OPTIONS, SHARE};
 use crate::pattern::Pattern;
+use crate::share::Share;
 use crate::worker::WorkerSettings;
 
 /// The parameter of a StorageClass that names what its claims may set.
 pub(crate) const CLAIM_SETTINGS: &str = "claimSettings";
 /// Annotations of a claim that begin so are settings.
 const PREFIX: &str = "steadfast.io/";
-const SHARE: &str = "share";
 
 /// Labels and annotations of a claim, which only the API server knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,7 @@ impl ClaimSettings {
         metadata: &ClaimMetadata,
         pattern: Option<&Pattern<'_>>,
         mount_options: &mut String,
+        share: &mut Share,
         worker: &mut WorkerSettings,
     ) -> Result<()> {
         for (annotation, name, value) in metadata.settings(pattern) {
@@ -108,7 +109,7 @@ impl ClaimSettings {
                     check_options(value).map_err(wrong)?;
                     append(mount_options, value);
                 }
-                SHARE => accept_other(name, value).map_err(|error| wrong(expected(error)))?,
+                SHARE => *share = Share::parse(value).ok_or_else(|| wrong(Share::VALUES.to_owned()))?,
                 _ => _ = worker.set(name, value).map_err(|error| wrong(expected(error)))?,
             }
         }

@@ -19,6 +19,7 @@ mod provision;
 mod record;
 mod secrets;
 mod serve;
+mod share;
 mod source;
 mod worker;
 
@@ -40,5 +41,6 @@ pub use provision::{
 };
 pub use secrets::VolumeSecrets;
 pub use serve::VolumeMount;
+pub use share::Share;
 pub use source::Source;
 pub use worker::{WorkerCache, WorkerSetting, WorkerSettings, is_absolute, is_name, is_quantity};

@@ -216,7 +216,7 @@ pub(crate) fn format_name(request: &str) -> String {
 }
 
 /// FNV-1a, which stays the same from version to version.
-fn hash(text: &str) -> u128 {
+pub(crate) fn hash(text: &str) -> u128 {
     text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
     })

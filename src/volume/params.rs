@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::mount::MountOptions;
 use crate::names::VolumePath;
 use crate::pattern::{Name, PATH_PATTERN, Pattern};
+use crate::share::Share;
 use crate::worker::WorkerSettings;
 
 /// Keys that external-provisioner and kubelet add, and what Kubernetes keeps for itself.
@@ -23,6 +24,7 @@ const UNREAD: &str = "usable: the controller does not read labels and annotation
 pub(crate) const PATH: &str = "path";
 pub(crate) const MOUNT_OPTIONS: &str = "mountOptions";
 pub(crate) const PROVISIONING: &str = "provisioning";
+pub(crate) const SHARE: &str = "share";
 
 /// The claim that a volume was made for, for people who look for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +95,8 @@ pub struct VolumeParams {
     pub inodes: Option<u64>,
     /// Mount options for every use of the volume, checked, as they were written.
     pub mount_options: String,
+    /// What its workers are shared by.
+    pub share: Share,
     /// For the pods of its workers.
     pub worker: WorkerSettings,
     /// The claim, if external-provisioner says it (`--extra-create-metadata`).
@@ -118,7 +122,7 @@ impl VolumeParams {
         let mut kind = "directory";
         let (mut pattern, mut databases) = (None, None);
         let (mut mode, mut uid, mut gid, mut inodes, mut mount_options) = (0o777, 0, 0, None, String::new());
-        let mut worker = WorkerSettings::default();
+        let (mut share, mut worker) = (Share::default(), WorkerSettings::default());
         let mut settings = ClaimSettings::default();
         for (name, value) in given.sorted() {
             match name {
@@ -131,13 +135,16 @@ impl VolumeParams {
                 "gid" => gid = given.parsed(name, number, "a group id")?,
                 "inodes" => inodes = Some(given.parsed(name, number, "a number of inodes")?),
                 MOUNT_OPTIONS => value.clone_into(&mut mount_options),
+                SHARE => share = given.parsed(name, Share::parse, Share::VALUES)?,
                 _ if worker.set(name, value)? => {}
-                _ => accept_other(name, value)?,
+                _ => accept_other(name)?,
             }
         }
         MountOptions::default().apply(mount_options.split(','))?;
         match metadata {
-            Some(metadata) => settings.apply(metadata, pattern.as_ref(), &mut mount_options, &mut worker)?,
+            Some(metadata) => {
+                settings.apply(metadata, pattern.as_ref(), &mut mount_options, &mut share, &mut worker)?
+            }
             None if settings.is_empty() => {}
             None => return Err(given.unread(CLAIM_SETTINGS)),
         }
@@ -155,7 +162,7 @@ impl VolumeParams {
             _ => return Err(given.wrong(PROVISIONING, "directory or filesystem")),
         };
         let claim = given.claim();
-        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options, worker, claim, by_claim })
+        Ok(Self { provisioning, mode, uid, gid, inodes, mount_options, share, worker, claim, by_claim })
     }
 }
 
@@ -174,10 +181,8 @@ pub(crate) fn is_of_kubernetes(name: &str) -> bool {
 }
 
 /// Parameters that say nothing here, or what this version can do.
-pub(crate) fn accept_other(name: &str, value: &str) -> Result<()> {
+fn accept_other(name: &str) -> Result<()> {
     match name {
-        "share" if value == "volume" => Ok(()),
-        "share" => Err(Error::parameter(name, value, "volume (pod and filesystem are not there yet)")),
         "secretFinalizer" | "capacity" => Ok(()),
         _ if is_of_kubernetes(name) => Ok(()),
         _ if name.starts_with("juicefs/") => {
@@ -268,6 +273,8 @@ pub struct VolumeContext {
     pub path: Option<VolumePath>,
     /// Mount options, comma-separated.
     pub mount_options: String,
+    /// What its workers are shared by.
+    pub share: Share,
     /// For the pods of its workers.
     pub worker: WorkerSettings,
     /// The claim, if it is known.
@@ -287,10 +294,11 @@ impl VolumeContext {
                 PATH | "subPath" if value.is_empty() => {}
                 PATH | "subPath" => context.path = Some(VolumePath::parse(value)?),
                 MOUNT_OPTIONS => value.clone_into(&mut context.mount_options),
+                SHARE => context.share = given.parsed(name, Share::parse, Share::VALUES)?,
                 _ if context.worker.set(name, value)? => {}
                 // Only what makes a volume; its use is the same.
                 PROVISIONING | PATH_PATTERN | CLAIM_SETTINGS | "databases" | "mode" | "uid" | "gid" | "inodes" => {}
-                _ => accept_other(name, value)?,
+                _ => accept_other(name)?,
             }
         }
         Ok(context)
@@ -304,6 +312,9 @@ impl VolumeContext {
         }
         if !self.mount_options.is_empty() {
             attributes.insert(MOUNT_OPTIONS.to_owned(), self.mount_options.clone());
+        }
+        if !self.share.is_default() {
+            attributes.insert(SHARE.to_owned(), self.share.as_str().to_owned());
         }
         attributes.extend(self.worker.attributes());
         if let Some(claim) = &self.claim {
@@ -335,7 +346,7 @@ mod tests {
                 ("inodes", "5000"),
                 ("mountOptions", "cache-size=512, attr-cache=0"),
                 ("juicefs/mount-cpu-limit", "2"),
-                ("share", "volume"),
+                ("share", "filesystem"),
             ]),
             None,
         )
@@ -344,6 +355,7 @@ mod tests {
         assert_eq!(params.provisioning, Provisioning::Directory { path });
         let claim = Claim { namespace: "team".to_owned(), name: "claim".to_owned() };
         assert_eq!(params.claim, Some(claim));
+        assert_eq!(params.share, Share::FileSystem);
         assert_eq!((params.mode, params.uid, params.gid, params.inodes), (0o750, 0, 1000, Some(5000)));
         let own =
             VolumeParams::parse(&map(&[("provisioning", "filesystem"), ("databases", "1-15")]), None).expect("right");
@@ -365,7 +377,7 @@ mod tests {
             (map(&[("provisioning", "filesystem"), ("databases", "9-1")]), "databases"),
             (map(&[("provisioning", "filesystem"), ("pathPattern", "x")]), "goes with provisioning: directory"),
             (map(&[("mountOptions", "cache-sise=1")]), "cache-sise"),
-            (map(&[("share", "pod")]), "share"),
+            (map(&[("share", "node")]), "share: \"node\" is not pod, volume or filesystem"),
             (map(&[("workerCpuLimit", "lots")]), "\"lots\" is not a number of processors"),
             (map(&[("pathPattern", "${.pvc.name}")]), "--extra-create-metadata"),
             (map(&[("pathPattern", "${.pvc.labels.}")]), "made of text and"),
@@ -400,6 +412,7 @@ mod tests {
         let path = Some(VolumePath::parse("a/b").expect("right"));
         let mut context =
             VolumeContext { path, mount_options: "ro".to_owned(), claim: Some(claim), ..VolumeContext::default() };
+        context.share = Share::Pod;
         assert!(context.worker.set("workerCpuLimit", "2").expect("right"));
         let attributes = context.attributes("directory");
         assert_eq!((attributes[PVC_NAMESPACE].as_str(), attributes[PVC_NAME].as_str()), ("team", "data"));
@@ -408,5 +421,6 @@ mod tests {
         assert_eq!(VolumeContext::parse(&static_volume).expect("fine"), VolumeContext::default());
         assert!(VolumeContext::parse(&map(&[("path", "../x")])).is_err());
         assert!(VolumeContext::parse(&map(&[("nonsense", "x")])).is_err());
+        assert!(VolumeContext::parse(&map(&[("share", "node")])).is_err());
     }
 }

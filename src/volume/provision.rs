@@ -73,6 +73,7 @@ impl VolumeRequest {
             uid: self.params.uid,
             gid: self.params.gid,
             mount_options: self.params.mount_options.clone(),
+            share: self.params.share,
             worker: self.params.worker.clone(),
             claim: self.params.claim.clone(),
             source: self.source.clone(),
@@ -100,7 +101,7 @@ impl Volume {
         let provisioning = if id.own_file_system()?.is_some() { "filesystem" } else { "directory" };
         let (mount_options, worker, claim) =
             (record.mount_options.clone(), record.worker.clone(), record.claim.clone());
-        let context = VolumeContext { path: record.volume_path()?, mount_options, worker, claim };
+        let context = VolumeContext { path: record.volume_path()?, mount_options, share: record.share, worker, claim };
         let (capacity, source) = (record.capacity, record.source.clone());
         Ok(Self { id, capacity, context: context.attributes(provisioning), source })
     }

@@ -20,7 +20,8 @@ use crate::claim::ByClaim;
 use crate::error::{Error, Result};
 use crate::mutable::MutableParams;
 use crate::names::{GroupId, SnapshotId, VolumeId, VolumePath};
-use crate::params::{Claim, MOUNT_OPTIONS};
+use crate::params::{Claim, MOUNT_OPTIONS, SHARE};
+use crate::share::Share;
 use crate::source::Source;
 use crate::worker::WorkerSettings;
 
@@ -82,6 +83,8 @@ pub(crate) struct Record {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mount_options: String,
+    #[serde(default, skip_serializing_if = "Share::is_default")]
+    pub(crate) share: Share,
     #[serde(default, skip_serializing_if = "WorkerSettings::is_empty")]
     pub(crate) worker: WorkerSettings,
     /// For whom; a repeat need not know it.
@@ -209,6 +212,9 @@ impl Record {
         if by_claim.sets(MOUNT_OPTIONS) {
             self.mount_options.clone_from(&earlier.mount_options);
         }
+        if by_claim.sets(SHARE) {
+            self.share = earlier.share;
+        }
         for setting in WorkerSettings::names().filter(|name| by_claim.sets(name)) {
             self.worker.keep(setting, &earlier.worker);
         }
@@ -227,6 +233,7 @@ impl Record {
             ("uid", self.uid.to_string(), other.uid.to_string()),
             ("gid", self.gid.to_string(), other.gid.to_string()),
             ("mountOptions", self.mount_options.clone(), other.mount_options.clone()),
+            ("share", self.share.as_str().to_owned(), other.share.as_str().to_owned()),
             ("settings of workers", format!("{:?}", self.worker), format!("{:?}", other.worker)),
             ("content source", Source::described(self.source.as_ref()), Source::described(other.source.as_ref())),
         ];

@@ -3,12 +3,17 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use serde::Serialize;
+use stead_meta::url::MetaUrl;
+
 use crate::error::Result;
 use crate::mount::{MountConfig, MountOptions};
-use crate::names::{VolumeId, VolumePath};
+use crate::names::{VolumeId, VolumePath, hash};
 use crate::params::VolumeContext;
 use crate::provision::own_address;
 use crate::secrets::VolumeSecrets;
+use crate::share::Share;
+use crate::worker::WorkerSettings;
 
 /// How a node mounts a volume.
 #[derive(Clone, Debug)]
@@ -17,6 +22,12 @@ pub struct VolumeMount {
     pub name: String,
     /// For the worker; the mount point is the node's to fill in.
     pub config: MountConfig,
+    /// What its worker is shared by.
+    pub share: Share,
+    /// The directory below the root of the mount that is this volume; `None` = the root is. Without slashes at the ends.
+    pub directory: Option<String>,
+    /// Whether this volume is to refuse every change; the worker may serve others, too.
+    pub read_only: bool,
 }
 
 impl VolumeMount {
@@ -36,6 +47,12 @@ impl VolumeMount {
         options.apply(context.mount_options.split(','))?;
         options.apply(flags.iter().flat_map(|flag| flag.split(',')))?;
         options.subdir = subdir(options.subdir.as_deref(), context.path)?;
+        let read_only = options.read_only;
+        let mut directory = None;
+        if context.share == Share::FileSystem {
+            directory = options.subdir.take();
+            options.read_only = false;
+        }
         let (meta_url, name) = match own_address(id, secrets)? {
             Some((address, name)) => (address, name),
             None => (secrets.meta_text.clone(), secrets.name.clone()),
@@ -53,7 +70,7 @@ impl VolumeMount {
             options,
             worker: context.worker,
         };
-        Ok(Self { name, config })
+        Ok(Self { name, config, share: context.share, directory, read_only })
     }
 }
 
@@ -69,10 +86,42 @@ fn subdir(option: Option<&str>, path: Option<VolumePath>) -> Result<Option<Strin
 }
 
 impl VolumeMount {
-    /// What two publications of one volume must agree on, since they share a worker: where the data is. No secret.
+    /// Names what is mounted, as a file can be named: publications for which it is the same have one worker. `pod` tells
+    /// pods apart.
+    pub fn mount_name(&self, id: &VolumeId, pod: &str) -> String {
+        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        match self.share {
+            Share::Volume => id.to_string(),
+            Share::Pod if (1..=64).contains(&pod.len()) && is_plain(pod) => format!("{id}@{pod}"),
+            Share::Pod => format!("{id}@{:032x}", hash(pod)),
+            Share::FileSystem => format!("{}@{:032x}", self.name, hash(&self.served())),
+        }
+    }
+
+    /// What volumes must agree on to be served by one worker. Passwords and keys may differ: the newest are used.
+    fn served(&self) -> String {
+        let MountConfig { meta_url, options, worker, .. } = &self.config;
+        let engine = match meta_url.0.parse() {
+            Ok(MetaUrl::Redis(redis)) => format!("{:?} {} {:?}", redis.servers, redis.db, redis.user),
+            Ok(MetaUrl::Sqlite { path }) => path.display().to_string(),
+            // The worker says what is wrong with it.
+            Err(_) => meta_url.0.clone(),
+        };
+        let served = Served { engine, options, worker };
+        serde_json::to_string(&served).expect("options and settings have only text keys")
+    }
+
+    /// What two publications with one worker must agree on: where the data is. No secret.
     pub fn identity(&self) -> String {
         format!("{}:/{}", self.name, self.config.options.subdir.as_deref().unwrap_or_default())
     }
+}
+
+#[derive(Serialize)]
+struct Served<'a> {
+    engine: String,
+    options: &'a MountOptions,
+    worker: &'a WorkerSettings,
 }
 
 #[cfg(test)]
@@ -111,6 +160,43 @@ mod tests {
         let mount = mount("fs@3@pvc-1", &[], &[]).expect("right");
         assert_eq!((mount.name.as_str(), &*mount.config.meta_url.0), ("pvc-1", "redis://:pw@db/3"));
         assert_eq!(mount.config.options.subdir, None);
+    }
+
+    #[test]
+    fn a_name_says_with_whom_a_worker_is_shared() {
+        let named = |volume: &str, pod: &str, attributes: &[(&str, &str)]| {
+            let id = VolumeId::parse(volume).expect("right");
+            mount(volume, attributes, &[]).expect("right").mount_name(&id, pod)
+        };
+        assert_eq!(named("v", "p", &[("path", "v")]), "v");
+        let pod = ("share", "pod");
+        assert_eq!(named("v", "7f0c-1", &[pod]), "v@7f0c-1");
+        let (odd, other) = (named("v", "../x", &[pod]), named("v", "/x", &[pod]));
+        assert!(odd.len() == 34 && !odd.contains('/') && odd != other, "{odd}");
+
+        let whole = ("share", "filesystem");
+        let one = named("v", "p", &[whole, ("path", "v")]);
+        assert!(one.starts_with("shared@") && one.len() == 39, "{one}");
+        assert_eq!(one, named("w", "q", &[whole, ("path", "a/w"), ("mountOptions", "ro")]));
+        assert_ne!(one, named("w", "q", &[whole, ("mountOptions", "attr-cache=7")]));
+        assert_ne!(one, named("w", "q", &[whole, ("workerCpuLimit", "2")]));
+        let with_address = |address: &str| {
+            let members = map(&[("name", "shared"), ("metaurl", address), ("secret-key", "new")]);
+            let (secrets, id) = (VolumeSecrets::parse(&members).expect("right"), VolumeId::parse("v").expect("right"));
+            VolumeMount::new(&id, &secrets, &map(&[whole]), &[]).expect("right").mount_name(&id, "p")
+        };
+        assert_eq!(one, with_address("redis://:rotated@db/1"));
+        for other in ["redis://:pw@db/2", "redis://:pw@other/1", "redis://user:pw@db/1", "sqlite3:///db/1"] {
+            assert_ne!(one, with_address(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn of_a_shared_file_system_the_root_is_mounted() {
+        let attributes = [("share", "filesystem"), ("path", "team/v"), ("mountOptions", "ro,subdir=/a")];
+        let mount = mount("v", &attributes, &[]).expect("right");
+        assert_eq!((mount.directory.as_deref(), mount.read_only), (Some("a/team/v"), true));
+        assert_eq!((mount.config.options.subdir, mount.config.options.read_only), (None, false));
     }
 
     #[test]

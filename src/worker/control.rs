@@ -5,10 +5,12 @@
 use std::future::{Future, pending};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stead_keeper::{Channel, Message};
 use stead_volume::MountConfig;
+use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::error::{Error, ExitCode, StartError};
@@ -117,6 +119,8 @@ impl Control {
     async fn serve(mut self, mut serving: Serving, stop: impl Future<Output = ()>) -> Result<End, Error> {
         let mut stop = std::pin::pin!(stop);
         let mut asked_to_stop = false;
+        // Beside everything else: the engine may be away, and a worker that does not answer is taken for one that hangs.
+        let mut looks: JoinSet<Result<(), stead_meta::Error>> = JoinSet::new();
         loop {
             let message = tokio::select! {
                 end = serving.ended() => return self.end(serving, end).await,
@@ -125,6 +129,14 @@ impl Control {
                     None
                 }
                 () = tokio::time::sleep(AGAIN), if asked_to_stop && self.channel.is_some() => None,
+                Some(learned) = looks.join_next() => {
+                    let learned = learned.map_err(|error| error.to_string()).and_then(|learned| {
+                        learned.map_err(|error| error.to_string())
+                    });
+                    let error = learned.err();
+                    self.tell(&Message::LimitsLearned { error }).await;
+                    continue;
+                }
                 message = self.next() => match message {
                     Some(message) => Some(message),
                     None => {
@@ -153,6 +165,11 @@ impl Control {
                 }
                 Some(Message::Reconfigure { config }) => {
                     self.reconfigure(&mut serving, config).await;
+                    continue;
+                }
+                Some(Message::LearnLimits) => {
+                    let meta = Arc::clone(&serving.meta);
+                    looks.spawn(async move { meta.reload_quotas().await });
                     continue;
                 }
                 Some(other) => {

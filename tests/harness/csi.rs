@@ -21,8 +21,8 @@ use stead_csi::proto::volume_capability::access_mode::Mode;
 use stead_csi::proto::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use stead_csi::proto::{
     CapacityRange, CreateSnapshotRequest, CreateVolumeGroupSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest,
-    DeleteVolumeGroupSnapshotRequest, DeleteVolumeRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest,
-    Snapshot, Volume, VolumeCapability,
+    DeleteVolumeGroupSnapshotRequest, DeleteVolumeRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
+    NodeUnpublishVolumeRequest, Snapshot, Volume, VolumeCapability,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -173,7 +173,21 @@ impl Services {
 
     /// The process that serves a volume.
     pub fn worker(&self, volume: &Volume) -> Option<u32> {
-        let file = self.path("state/workers").join(format!("{}.json", volume.volume_id));
+        self.worker_of(&volume.volume_id)
+    }
+
+    /// The names of what is mounted.
+    pub fn mounts(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("state/workers")).expect("the node service made it");
+        let names = entries.filter_map(|entry| entry.expect("readable").file_name().into_string().ok());
+        let mut names: Vec<_> = names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect();
+        names.sort();
+        names
+    }
+
+    /// The process that serves what is mounted under a name.
+    pub fn worker_of(&self, mount: &str) -> Option<u32> {
+        let file = self.path("state/workers").join(format!("{mount}.json"));
         let json: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
         u32::try_from(json["pid"].as_u64()?).ok()
     }
@@ -469,6 +483,14 @@ impl CsiClient {
     /// `NodePublishVolume`.
     pub fn publish(&self, request: NodePublishVolumeRequest) -> Result<(), Status> {
         self.call(self.node.clone().node_publish_volume(request)).map(|_empty| ())
+    }
+
+    /// `NodeGetVolumeStats`: the bytes that a volume has.
+    pub fn total_bytes(&self, volume_id: &str, path: &Path) -> Result<i64, Status> {
+        let (volume_id, volume_path) = (volume_id.to_owned(), path.display().to_string());
+        let request = NodeGetVolumeStatsRequest { volume_id, volume_path, ..NodeGetVolumeStatsRequest::default() };
+        let answer = self.call(self.node.clone().node_get_volume_stats(request))?;
+        Ok(answer.usage.first().expect("bytes come first").total)
     }
 
     /// `NodeUnpublishVolume`.

@@ -83,6 +83,7 @@ mod tests {
         };
         let volume = NodeVolume {
             volume: "v".to_owned(),
+            mount: "v".to_owned(),
             identity: "shared:/v".to_owned(),
             health: VolumeHealth::BetweenWorkers,
             worker: None,

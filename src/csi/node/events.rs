@@ -1,15 +1,15 @@
 //! What happens to a mount, told to those who use it: events of their pods and claims.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stead_k8s::{Events, Happening, Kind, Subject};
-use stead_volume::VolumeId;
 use tracing::warn;
 
+use super::mount_id::MountId;
 use super::state::StateDir;
 
 /// The pod that a volume is published for, as the kubelet names it (`podInfoOnMount`), and the claim.
@@ -71,7 +71,7 @@ impl Notice<'_> {
         }
     }
 
-    fn note(self, id: &VolumeId) -> String {
+    fn note(self, id: &str) -> String {
         match self {
             Self::Restarted { how } => format!(
                 "The worker of volume {id} ended ({how}), and another one goes on with the mount. What was written and \
@@ -92,7 +92,7 @@ impl Notice<'_> {
     }
 }
 
-/// Tells the users of a volume what happens to it, if there is anybody to tell it to.
+/// Tells the users of a mount what happens to it, if there is anybody to tell it to.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     events: Option<Events>,
@@ -110,26 +110,35 @@ impl Reporter {
     }
 
     /// Waits for nobody.
-    pub(crate) fn tell(&self, id: &VolumeId, notice: Notice<'_>) {
+    pub(crate) fn tell(&self, id: &MountId, notice: Notice<'_>) {
         let Some(events) = &self.events else { return };
         let (reason, action) = notice.reason_and_action();
-        for subject in self.subjects(id) {
-            events.tell(Happening { subject, reason, action, note: notice.note(id) });
+        for (subject, volumes) in self.subjects(id) {
+            let volumes: Vec<_> = volumes.iter().map(String::as_str).collect();
+            events.tell(Happening { subject, reason, action, note: notice.note(&volumes.join(", ")) });
         }
     }
 
-    /// Those who use a volume, each once.
-    fn subjects(&self, id: &VolumeId) -> Vec<Subject> {
+    /// Those who use a mount, each once and with the volumes that it uses.
+    fn subjects(&self, id: &MountId) -> Vec<(Subject, BTreeSet<String>)> {
         let state = self.state.load(id).unwrap_or_else(|error| {
             warn!(volume = %id, %error, "its users are not told what happens");
             None
         });
-        let targets = state.map(|state| state.targets).unwrap_or_default();
-        let users: BTreeSet<User> = targets.into_values().filter_map(|target| target.user).collect();
-        let mut subjects: Vec<Subject> = Vec::new();
-        for subject in users.into_iter().flat_map(User::subjects) {
-            if !subjects.contains(&subject) {
-                subjects.push(subject);
+        let mut users: BTreeMap<&User, BTreeSet<String>> = BTreeMap::new();
+        for (state, target) in state.iter().flat_map(|state| state.targets.values().map(move |target| (state, target)))
+        {
+            if let Some(user) = &target.user {
+                users.entry(user).or_default().insert(state.volume_of(target).to_owned());
+            }
+        }
+        let mut subjects: Vec<(Subject, BTreeSet<String>)> = Vec::new();
+        for (user, volumes) in users {
+            for subject in user.clone().subjects() {
+                match subjects.iter_mut().find(|(known, _)| *known == subject) {
+                    Some((_, known)) => known.extend(volumes.clone()),
+                    None => subjects.push((subject, volumes.clone())),
+                }
             }
         }
         subjects
@@ -138,7 +147,9 @@ impl Reporter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::{TargetState, VolumeState};
+    use stead_volume::{Share, VolumeId};
+
+    use super::super::state::{MountState, TargetState};
     use super::*;
 
     fn attributes(pairs: &[(&str, &str)]) -> HashMap<String, String> {
@@ -160,30 +171,52 @@ mod tests {
     fn every_user_of_a_volume_is_told_once() {
         let dir = tempfile::tempdir().expect("a place");
         let state_dir = StateDir::open(dir.path()).expect("writable");
-        let id = VolumeId::parse("v").expect("right");
-        let mut state = VolumeState::new(&id, "shared:/v".to_owned());
+        let id = MountId::parse("v").expect("right");
+        let mut state = MountState::new("v", Share::Volume, "shared:/v".to_owned());
         for (target, pod) in [("/a", Some("one")), ("/b", Some("two")), ("/c", Some("two")), ("/d", None)] {
             let known =
                 pod.map(|pod| attributes(&[("pod.name", pod), ("pod.namespace", "team"), ("pvc/name", "data")]));
             let user = known.and_then(|known| User::of(&known));
-            state.targets.insert(target.into(), TargetState { mode: 5, read_only: false, group: None, user });
+            state.targets.insert(target.into(), TargetState { user, ..TargetState::default() });
         }
         state_dir.save(&id, &state).expect("writable");
         let subjects = Reporter::new(None, state_dir).subjects(&id);
-        let names: Vec<_> = subjects.iter().map(|subject| (subject.kind, &*subject.name)).collect();
+        let names: Vec<_> = subjects.iter().map(|(subject, _)| (subject.kind, &*subject.name)).collect();
         assert_eq!(names, [(Kind::Pod, "one"), (Kind::PersistentVolumeClaim, "data"), (Kind::Pod, "two")]);
     }
 
     #[test]
+    fn whoever_uses_a_mount_of_several_volumes_is_told_of_its_own() {
+        let dir = tempfile::tempdir().expect("a place");
+        let state_dir = StateDir::open(dir.path()).expect("writable");
+        let id = MountId::parse("shared@1").expect("right");
+        let mut state = MountState::new(id.as_str(), Share::FileSystem, "shared:/".to_owned());
+        for (volume, pod) in [("v", "one"), ("w", "one"), ("x", "two")] {
+            let known = attributes(&[("pod.name", pod), ("pod.namespace", "team"), ("pvc/name", volume)]);
+            let volume = Some(VolumeId::parse(volume).expect("right"));
+            let target = TargetState { volume, user: User::of(&known), ..TargetState::default() };
+            state.targets.insert(format!("/{}", state.targets.len()).into(), target);
+        }
+        state_dir.save(&id, &state).expect("writable");
+        let subjects = Reporter::new(None, state_dir).subjects(&id);
+        let told: Vec<_> = subjects
+            .iter()
+            .map(|(subject, volumes)| (&*subject.name, volumes.iter().map(String::as_str).collect::<Vec<_>>()))
+            .collect();
+        let expected =
+            [("one", vec!["v", "w"]), ("v", vec!["v"]), ("w", vec!["w"]), ("two", vec!["x"]), ("x", vec!["x"])];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
     fn notices_say_what_is_lost_and_what_to_do() {
-        let id = VolumeId::parse("v").expect("right");
         for (notice, reason, said) in [
             (Notice::Restarted { how: "signal: 9 (SIGKILL)" }, "WorkerRestarted", "(signal: 9 (SIGKILL))"),
             (Notice::BackOff { error: "no engine" }, "WorkerBackOff", "Last error: no engine"),
             (Notice::Aborted { log: Path::new("/logs/v.log") }, "MountAborted", "Delete the pod"),
             (Notice::Hung { silence: Duration::from_secs(30) }, "WorkerHung", "nothing for 30s"),
         ] {
-            let note = notice.note(&id);
+            let note = notice.note("v");
             assert!(
                 notice.reason_and_action().0 == reason && note.contains(said) && note.contains("volume v"),
                 "{note}"

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::future::Future;
 
 use stead_telemetry::{Counter, Exposition, Kind, Timings};
-use stead_volume::VolumeId;
 use tokio::time::Instant;
+
+use super::mount_id::MountId;
+use super::state::MountState;
 
 /// Since the node service began.
 #[derive(Debug)]
@@ -73,6 +75,33 @@ pub(crate) struct Measured {
     pub(crate) page: String,
 }
 
+/// A mount, the volumes that it shows, and what its worker tells.
+pub(crate) struct MountFigures {
+    mount: MountId,
+    /// What has the worker.
+    volume: String,
+    volumes: Vec<String>,
+    measured: Option<Measured>,
+}
+
+impl MountFigures {
+    /// `None`: one of which nothing is known any more.
+    pub(crate) fn new(mount: MountId, state: Option<&MountState>, measured: Option<Measured>) -> Self {
+        let name = mount.to_string();
+        let (volume, volumes) = match state {
+            Some(state) => (state.volume.clone(), state.volumes().into_keys().map(str::to_owned).collect()),
+            None => (name.clone(), vec![name]),
+        };
+        Self { mount, volume, volumes, measured }
+    }
+
+    /// A volume, and the mount where that has another name.
+    fn labels<'a>(&'a self, volume: &'a str) -> Vec<(&'static str, &'a str)> {
+        let mount = self.mount.as_str();
+        [("volume", volume), ("mount", mount)].into_iter().take(if volume == mount { 1 } else { 2 }).collect()
+    }
+}
+
 /// A metric with its samples from all volumes, as the text format wants them.
 struct Family {
     kind: String,
@@ -81,15 +110,17 @@ struct Family {
 }
 
 /// Shows which volumes answer, and the metrics of those that do.
-pub(crate) fn show_volumes(page: &mut Exposition, volumes: &[(VolumeId, Option<Measured>)]) -> String {
+pub(crate) fn show_volumes(page: &mut Exposition, mounts: &[MountFigures]) -> String {
     page.metric("stead_volume_up", Kind::Gauge, "Whether the worker of a volume answers.");
-    for (id, measured) in volumes {
-        page.sample("stead_volume_up", &[("volume", id.as_str())], f64::from(u8::from(measured.is_some())));
+    for mount in mounts {
+        for volume in &mount.volumes {
+            page.sample("stead_volume_up", &mount.labels(volume), f64::from(u8::from(mount.measured.is_some())));
+        }
     }
     let mut families = Vec::new();
-    for (id, measured) in volumes {
-        if let Some(Measured { labels, page }) = measured {
-            let volume = stead_telemetry::labels(&[("volume", id.as_str())]);
+    for mount in mounts {
+        if let Some(Measured { labels, page }) = &mount.measured {
+            let volume = stead_telemetry::labels(&mount.labels(&mount.volume));
             gather(&mut families, page, &format!("{volume},{labels}"));
         }
     }
@@ -122,15 +153,18 @@ fn gather(families: &mut Vec<Family>, page: &str, labels: &str) {
 
 #[cfg(test)]
 mod tests {
+    use stead_volume::{Share, VolumeId};
+
+    use super::super::state::TargetState;
     use super::*;
 
     #[test]
     fn metrics_of_volumes_stand_together_and_say_whose_they_are() {
         let measured = |page: &str| Some(Measured { labels: "mp=\"/m\"".to_owned(), page: page.to_owned() });
-        let id = |text| VolumeId::parse(text).expect("right");
+        let of = |text, measured| MountFigures::new(MountId::parse(text).expect("right"), None, measured);
         let first = "# TYPE juicefs_a counter\njuicefs_a{method=\"x y\"} 1\n# TYPE juicefs_b gauge\njuicefs_b 2\n";
         let second = "# TYPE juicefs_b gauge\njuicefs_b 3\nstead_volume_up{volume=\"v\"} 0\n";
-        let volumes = [(id("v"), measured(first)), (id("w"), measured(second)), (id("x"), None)];
+        let volumes = [of("v", measured(first)), of("w", measured(second)), of("x", None)];
         let mut page = Exposition::default();
         let shown = show_volumes(&mut page, &volumes);
         let expected = "# TYPE juicefs_a counter\njuicefs_a{volume=\"v\",mp=\"/m\",method=\"x y\"} 1\n\
@@ -140,5 +174,28 @@ mod tests {
         assert!(up.ends_with(
             "stead_volume_up{volume=\"v\"} 1\nstead_volume_up{volume=\"w\"} 1\nstead_volume_up{volume=\"x\"} 0\n"
         ));
+    }
+
+    #[test]
+    fn a_mount_is_named_where_it_is_not_that_of_one_volume() {
+        let measured = Some(Measured { labels: "mp=\"/m\"".to_owned(), page: "# TYPE a gauge\na 1\n".to_owned() });
+        let mut shared = MountState::new("shared@1", Share::FileSystem, "shared:/".to_owned());
+        for volume in ["v", "w"] {
+            let volume_id = Some(VolumeId::parse(volume).expect("right"));
+            shared.targets.insert(volume.into(), TargetState { volume: volume_id, ..TargetState::default() });
+        }
+        let pod = MountState::new("v", Share::Pod, "shared:/v".to_owned());
+        let of = |name, state, measured| MountFigures::new(MountId::parse(name).expect("right"), Some(state), measured);
+        let mut page = Exposition::default();
+        let shown = show_volumes(&mut page, &[of("shared@1", &shared, measured.clone()), of("v@uid", &pod, measured)]);
+        let expected =
+            "# TYPE a gauge\na{volume=\"shared@1\",mp=\"/m\"} 1\na{volume=\"v\",mount=\"v@uid\",mp=\"/m\"} 1\n";
+        assert_eq!(shown, expected);
+        let up = page.into_text();
+        for labels in
+            ["volume=\"v\",mount=\"shared@1\"", "volume=\"w\",mount=\"shared@1\"", "volume=\"v\",mount=\"v@uid\""]
+        {
+            assert!(up.contains(&format!("stead_volume_up{{{labels}}} 1\n")), "{up}");
+        }
     }
 }

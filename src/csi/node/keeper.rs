@@ -1,19 +1,21 @@
 //! The keeper of one mount: it holds what a worker's death would take along, and starts the next worker when one has died
 //! or has handed over.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use stead_keeper::{Channel, Message, Process, mount, within};
-use stead_volume::{MountConfig, VolumeId, WorkerSettings};
+use stead_volume::{MountConfig, WorkerSettings};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::events::Notice;
 use super::figures::Measured;
+use super::mount_id::MountId;
 use super::state::Condition;
 use super::target;
 use super::worker::{Started, Workers};
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     Replace(Started, Answer),
     /// The credentials of this configuration are to be used from now on.
     Refresh(Box<MountConfig>, Answer),
+    /// The worker is to look for limits of directories.
+    LearnLimits(Answer),
     /// The worker is to tell how its mount does.
     Measure(oneshot::Sender<Measured>),
 }
@@ -133,7 +137,7 @@ enum Left {
 }
 
 pub(crate) struct Keeper {
-    id: VolumeId,
+    id: MountId,
     workers: Workers,
     kept: Kept,
     commands: mpsc::Receiver<Command>,
@@ -141,6 +145,8 @@ pub(crate) struct Keeper {
     draining: bool,
     /// What the worker was asked for and has not answered.
     asked: Option<(Option<MountConfig>, Answer)>,
+    /// Who waits until the worker knows the limits of directories, in order.
+    learning: VecDeque<Answer>,
     /// Who waits for the answer of the worker to [`Message::Measure`].
     measuring: Vec<oneshot::Sender<Measured>>,
     /// Who goes on when the worker has handed over.
@@ -150,12 +156,13 @@ pub(crate) struct Keeper {
 }
 
 /// Keeps a mount until it ends.
-pub(crate) fn keep(id: VolumeId, workers: Workers, kept: Kept) -> KeeperHandle {
+pub(crate) fn keep(id: MountId, workers: Workers, kept: Kept) -> KeeperHandle {
     let (sender, commands) = mpsc::channel(8);
     let (health, seen) = watch::channel(Health::Serving);
     let settings = kept.config.worker.clone();
-    let (asked, next, before, measuring) = (None, None, None, Vec::new());
-    let keeper = Keeper { id, workers, kept, commands, health, draining: false, asked, next, before, measuring };
+    let (asked, next, before, learning, measuring) = (None, None, None, VecDeque::new(), Vec::new());
+    let keeper =
+        Keeper { id, workers, kept, commands, health, draining: false, asked, next, before, learning, measuring };
     tokio::spawn(keeper.run());
     KeeperHandle { commands: sender, health: seen, settings }
 }
@@ -263,6 +270,14 @@ impl Keeper {
             Message::Drained => *left = Left::ForGood,
             Message::HandedOver => *left = Left::HandedOver,
             Message::Reconfigured => self.answer(Ok(())),
+            Message::LimitsLearned { error } => {
+                let learned =
+                    error.map_or(Ok(()), |error| Err(self.workers.failed(&self.id, "learn limits", &error, None)));
+                if let Some(answer) = self.learning.pop_front() {
+                    // Whoever asked may have gone.
+                    let _unheard = answer.send(learned);
+                }
+            }
             Message::Failed { stage, error, exit_code } => {
                 if matches!(&*stage, "serve" | "drain") {
                     *left = Left::ForGood;
@@ -339,6 +354,10 @@ impl Keeper {
                 self.asked = Some((Some(config), answer));
                 message
             }
+            Command::LearnLimits(answer) => {
+                self.learning.push_back(answer);
+                Message::LearnLimits
+            }
             Command::Measure(answer) => {
                 self.measuring.push(answer);
                 // A worker that answers nothing is asked once, whoever looks how often.
@@ -370,6 +389,8 @@ impl Keeper {
             match self.next_worker(&config).await {
                 Ok(next) => {
                     self.follow(next);
+                    // It has looked.
+                    self.learning.drain(..).for_each(|answer| _ = answer.send(Ok(())));
                     self.health.send_replace(Health::Serving);
                     self.answer(Ok(()));
                     return true;
@@ -409,6 +430,8 @@ impl Keeper {
                         let config = refreshed(&self.kept.config, &new).map(|(config, _)| config);
                         self.asked = Some((config, answer));
                     }
+                    // The next one looks when it starts.
+                    Command::LearnLimits(answer) => self.learning.push_back(answer),
                     // There is nobody to tell.
                     Command::Measure(_) => {}
                 },

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use stead_keeper::launch::{self, WorkerLaunch};
 use stead_keeper::{Channel, Error as KeeperError, Message, Process};
-use stead_volume::{VolumeId, WorkerSettings};
+use stead_volume::WorkerSettings;
 use tracing::warn;
 
+use super::mount_id::MountId;
 use super::pods::{PodLauncher, keeper_dir};
 use super::process::ProcessId;
 use crate::config::WorkerMode;
@@ -88,12 +89,7 @@ impl Launcher {
     }
 
     /// Starts a process that waits for its mount at the other end of the channel, and writes its log to `log`.
-    pub(crate) async fn start(
-        &self,
-        id: &VolumeId,
-        settings: &WorkerSettings,
-        log: File,
-    ) -> Result<(Channel, Process)> {
+    pub(crate) async fn start(&self, id: &MountId, settings: &WorkerSettings, log: File) -> Result<(Channel, Process)> {
         match &self.mode {
             Mode::Process => {
                 let (mut child, channel) = launch::start(&self.launch, log)?;

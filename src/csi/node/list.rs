@@ -1,15 +1,16 @@
 //! What is mounted on this node, for people: from the records, /proc and mountinfo, so also while no node service runs.
 //! No volume is asked anything, as one that hangs would keep whoever asks.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use stead_base::{Clock, SystemClock};
 use stead_keeper::mountinfo;
-use stead_volume::VolumeId;
 
+use super::mount_id::MountId;
 use super::process::ProcessId;
-use super::state::{Condition, StateDir, TargetState, VolumeState, WorkerRecord};
+use super::state::{Condition, MountState, StateDir, TargetState, WorkerRecord};
 use crate::error::Result;
 use crate::proto::volume_capability::access_mode::Mode;
 
@@ -18,6 +19,8 @@ use crate::proto::volume_capability::access_mode::Mode;
 pub struct NodeVolume {
     /// Its id.
     pub volume: String,
+    /// Its mount: the volume's id, unless several volumes share one, or it has several.
+    pub mount: String,
     /// File system and directory that are served.
     pub identity: String,
     /// How its mount is.
@@ -85,34 +88,44 @@ impl VolumeHealth {
 /// A state directory that is not there or cannot be read.
 pub(crate) fn volumes(state_dir: &Path) -> Result<Vec<NodeVolume>> {
     let state = StateDir::existing(state_dir)?;
-    let found = state.list()?.into_iter().map(|id| volume(&state, &id));
-    found.filter_map(Result::transpose).collect()
+    let mounted: HashSet<PathBuf> = mountinfo::read()?.into_iter().map(|entry| entry.mount_point).collect();
+    let mut found = Vec::new();
+    for id in state.list()? {
+        found.extend(volumes_of(&state, &id, &mounted)?);
+    }
+    Ok(found)
 }
 
-/// `None`: it has been taken back since it was listed.
-fn volume(state: &StateDir, id: &VolumeId) -> Result<Option<NodeVolume>> {
-    let Some(known) = state.load(id)? else { return Ok(None) };
-    let VolumeState { volume, identity, draining, targets } = known;
+/// Empty: it has been taken back since it was listed.
+fn volumes_of(state: &StateDir, id: &MountId, mounted: &HashSet<PathBuf>) -> Result<Vec<NodeVolume>> {
+    let Some(known) = state.load(id)? else { return Ok(Vec::new()) };
     let record = state.load_worker(id)?.unwrap_or_default();
     let worker = record.process.filter(|process| process.is_alive());
-    let is_mounted = mountinfo::at(&state.mount_point(id))?.is_some();
+    let is_mounted = mounted.contains(&state.mount_point(id));
     let age = u64::try_from(SystemClock.now().secs.saturating_sub(record.mounted)).unwrap_or(0);
-    Ok(Some(NodeVolume {
-        volume,
-        identity,
-        health: health(is_mounted, draining, worker, &record),
+    let volume = |(volume, targets): (&str, Vec<(&Path, &TargetState)>)| NodeVolume {
+        volume: volume.to_owned(),
+        mount: id.to_string(),
+        identity: identity(&known, &targets),
+        health: health(is_mounted, known.draining, worker, &record),
         worker: worker.map(|process| process.pid),
         restarts: record.restarts,
         mounted_seconds: (is_mounted && record.mounted > 0).then_some(age),
-        targets: targets.into_iter().map(target).collect::<Result<_>>()?,
-    }))
+        targets: targets.into_iter().map(|(path, state)| target(path, state, mounted)).collect(),
+    };
+    Ok(known.volumes().into_iter().map(volume).collect())
 }
 
-fn target((path, state): (PathBuf, TargetState)) -> Result<NodeTarget> {
-    let mounted = mountinfo::at(&path)?.is_some();
+/// Of one of several volumes, the root of the mount and the directory in it.
+fn identity(known: &MountState, targets: &[(&Path, &TargetState)]) -> String {
+    let directory = targets.first().and_then(|(_, target)| target.directory.as_deref());
+    format!("{}{}", known.identity, directory.unwrap_or_default())
+}
+
+fn target(path: &Path, state: &TargetState, mounted: &HashSet<PathBuf>) -> NodeTarget {
     let mode = Mode::try_from(state.mode).map_or("unknown", |mode| mode.as_str_name()).to_owned();
-    let pod = state.user.map(|user| user.to_string());
-    Ok(NodeTarget { path, mounted, mode, read_only: state.read_only, pod })
+    let pod = state.user.as_ref().map(ToString::to_string);
+    NodeTarget { path: path.to_owned(), mounted: mounted.contains(path), mode, read_only: state.read_only, pod }
 }
 
 fn health(is_mounted: bool, draining: bool, worker: Option<ProcessId>, record: &WorkerRecord) -> VolumeHealth {

@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use stead_k8s::{Cluster, Owner, Pods, Progress, Template, UpdateStrategy, Worker, pod_name, worker_pod};
 use stead_keeper::launch::WorkerLaunch;
 use stead_keeper::{Channel, Process};
-use stead_volume::{VolumeId, WorkerSettings};
+use stead_volume::WorkerSettings;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::mount_id::MountId;
 use super::process::ProcessId;
 use crate::error::{Error, Result};
 
@@ -112,7 +113,7 @@ impl PodLauncher {
     /// A template or a cluster that cannot be used, a pod that cannot run. Then it is gone again.
     pub(crate) async fn start(
         &self,
-        id: &VolumeId,
+        id: &MountId,
         settings: &WorkerSettings,
         begin: impl AsyncFnOnce(Channel) -> Result<(Channel, Process)>,
     ) -> Result<(Channel, Process)> {
@@ -199,7 +200,7 @@ impl Inner {
         &self,
         name: &str,
         suffix: &str,
-        id: &VolumeId,
+        id: &MountId,
         template: &Template,
         settings: &WorkerSettings,
     ) -> Result<Channel> {

@@ -1,5 +1,4 @@
-//! What a node remembers of its volumes across a restart: targets and worker, in one JSON file per volume. Never a
-//! secret.
+//! What a node remembers of its mounts across a restart: targets and worker, in one JSON file per mount. Never a secret.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,31 +6,42 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use stead_volume::VolumeId;
+use stead_volume::{Share, VolumeId};
+use tracing::warn;
 
 use super::events::User;
+use super::mount_id::MountId;
 use super::process::ProcessId;
 use crate::error::{Error, Result};
 
 /// Logs of workers that are kept when the node service starts.
 const MAX_LOGS: usize = 200;
 
-/// A volume on this node.
+/// What one worker serves on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct VolumeState {
-    /// The volume's id.
+pub(crate) struct MountState {
+    /// The volume's id; of what several volumes share, the name of the mount.
     pub(crate) volume: String,
+    /// What the worker is shared by.
+    #[serde(default, skip_serializing_if = "Share::is_default")]
+    pub(crate) share: Share,
     /// File system and directory that are served.
     pub(crate) identity: String,
-    /// The worker was asked to end.
+    /// The worker was asked to end; of the targets there is the last one.
     pub(crate) draining: bool,
     /// Where it is published.
     pub(crate) targets: BTreeMap<PathBuf, TargetState>,
 }
 
 /// A place where a volume is published.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TargetState {
+    /// The volume, where several share the mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) volume: Option<VolumeId>,
+    /// Its directory in the mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) directory: Option<String>,
     /// Number of the CSI access mode.
     pub(crate) mode: i32,
     /// Bound read-only.
@@ -43,7 +53,7 @@ pub(crate) struct TargetState {
     pub(crate) user: Option<User>,
 }
 
-/// Who serves a volume, and since when.
+/// Who serves a mount, and since when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkerRecord {
     /// `None` = a process that is not seen from here.
@@ -72,9 +82,27 @@ pub(crate) enum Condition {
     Aborted,
 }
 
-impl VolumeState {
-    pub(crate) fn new(id: &VolumeId, identity: String) -> Self {
-        Self { volume: id.to_string(), identity, draining: false, targets: BTreeMap::new() }
+impl MountState {
+    /// Of one volume, or of a mount that several share.
+    pub(crate) fn new(volume: &str, share: Share, identity: String) -> Self {
+        Self { volume: volume.to_owned(), share, identity, draining: false, targets: BTreeMap::new() }
+    }
+
+    /// The volume that is published at one of its targets.
+    pub(crate) fn volume_of<'a>(&'a self, target: &'a TargetState) -> &'a str {
+        target.volume.as_ref().map_or(&self.volume, VolumeId::as_str)
+    }
+
+    /// The volumes, each once and with its targets; a mount without targets counts as one.
+    pub(crate) fn volumes(&self) -> BTreeMap<&str, Vec<(&Path, &TargetState)>> {
+        let mut volumes: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (path, target) in &self.targets {
+            volumes.entry(self.volume_of(target)).or_default().push((&**path, target));
+        }
+        if volumes.is_empty() {
+            volumes.insert(&self.volume, Vec::new());
+        }
+        volumes
     }
 }
 
@@ -107,27 +135,27 @@ impl StateDir {
         &self.root
     }
 
-    fn worker_file(&self, id: &VolumeId) -> PathBuf {
+    fn worker_file(&self, id: &MountId) -> PathBuf {
         self.root.join("workers").join(format!("{id}.json"))
     }
 
-    /// The process that serves a volume; `None` = nobody, or a process that is not seen from here.
-    pub(crate) fn worker(&self, id: &VolumeId) -> Result<Option<ProcessId>> {
+    /// The process that serves a mount; `None` = nobody, or a process that is not seen from here.
+    pub(crate) fn worker(&self, id: &MountId) -> Result<Option<ProcessId>> {
         Ok(self.load_worker(id)?.and_then(|record| record.process))
     }
 
-    /// What is noted of who serves a volume.
-    pub(crate) fn load_worker(&self, id: &VolumeId) -> Result<Option<WorkerRecord>> {
+    /// What is noted of who serves a mount.
+    pub(crate) fn load_worker(&self, id: &MountId) -> Result<Option<WorkerRecord>> {
         read(&self.worker_file(id))
     }
 
-    /// Forgets who served a volume.
-    pub(crate) fn forget_worker(&self, id: &VolumeId) -> Result<()> {
+    /// Forgets who served a mount.
+    pub(crate) fn forget_worker(&self, id: &MountId) -> Result<()> {
         forget(self.worker_file(id))
     }
 
-    /// Notes who serves a volume.
-    pub(crate) fn save_worker(&self, id: &VolumeId, worker: &WorkerRecord) -> Result<()> {
+    /// Notes who serves a mount.
+    pub(crate) fn save_worker(&self, id: &MountId, worker: &WorkerRecord) -> Result<()> {
         let path = self.worker_file(id);
         let temporary = path.with_extension("tmp");
         let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
@@ -136,43 +164,66 @@ impl StateDir {
         fs::rename(&temporary, &path).map_err(failed)
     }
 
-    /// Where a volume's worker is mounted.
-    pub(crate) fn mount_point(&self, id: &VolumeId) -> PathBuf {
+    /// Where it is mounted.
+    pub(crate) fn mount_point(&self, id: &MountId) -> PathBuf {
         self.root.join("mounts").join(id.as_str())
     }
 
-    /// Where a volume's worker writes its log.
-    pub(crate) fn log(&self, id: &VolumeId) -> PathBuf {
+    /// Where a mount's worker writes its log.
+    pub(crate) fn log(&self, id: &MountId) -> PathBuf {
         self.root.join("logs").join(format!("{id}.log"))
     }
 
-    fn file(&self, id: &VolumeId) -> PathBuf {
+    fn file(&self, id: &MountId) -> PathBuf {
         self.root.join("volumes").join(format!("{id}.json"))
     }
 
-    /// What is known of a volume.
-    pub(crate) fn load(&self, id: &VolumeId) -> Result<Option<VolumeState>> {
+    /// What is known of a mount.
+    pub(crate) fn load(&self, id: &MountId) -> Result<Option<MountState>> {
         read(&self.file(id))
     }
 
-    /// The volumes of which something is known, by id.
-    pub(crate) fn list(&self) -> Result<Vec<VolumeId>> {
+    /// The mounts of which something is known, by name.
+    pub(crate) fn list(&self) -> Result<Vec<MountId>> {
         let path = self.root.join("volumes");
         let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
         let mut ids = Vec::new();
         for entry in fs::read_dir(&path).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             // What is being written has another ending.
-            ids.extend(
-                name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| VolumeId::parse(id).ok()),
-            );
+            ids.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(MountId::parse));
         }
-        ids.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        ids.sort();
         Ok(ids)
     }
 
-    /// Replaces what is known of a volume: whole or not at all, also when the machine stops.
-    pub(crate) fn save(&self, id: &VolumeId, state: &VolumeState) -> Result<()> {
+    /// The mount by which a volume is published at a target.
+    pub(crate) fn find(&self, volume: &VolumeId, target: &Path) -> Result<Option<(MountId, MountState)>> {
+        let is_it = |state: &MountState| {
+            state.targets.get(target).is_some_and(|target| state.volume_of(target) == volume.as_str())
+        };
+        // Most volumes have one of their own.
+        let own = MountId::of_volume(volume);
+        if let Some(state) = self.load(&own)?.filter(is_it) {
+            return Ok(Some((own, state)));
+        }
+        Ok(self.readable()?.into_iter().find(|(_, state)| is_it(state)))
+    }
+
+    /// Whatever is known, without what cannot be read: that concerns its own volumes only.
+    pub(crate) fn readable(&self) -> Result<Vec<(MountId, MountState)>> {
+        let load = |id: MountId| match self.load(&id) {
+            Ok(state) => state.map(|state| (id, state)),
+            Err(error) => {
+                warn!(%error, "passed over");
+                None
+            }
+        };
+        Ok(self.list()?.into_iter().filter_map(load).collect())
+    }
+
+    /// Replaces what is known of a mount: whole or not at all, also when the machine stops.
+    pub(crate) fn save(&self, id: &MountId, state: &MountState) -> Result<()> {
         let path = self.file(id);
         let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
         let temporary = self.root.join("volumes").join(format!(".{id}.tmp"));
@@ -183,8 +234,8 @@ impl StateDir {
         File::open(self.root.join("volumes")).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
-    /// Forgets a volume.
-    pub(crate) fn remove(&self, id: &VolumeId) -> Result<()> {
+    /// Forgets a mount.
+    pub(crate) fn remove(&self, id: &MountId) -> Result<()> {
         forget(self.file(id))
     }
 }
@@ -237,9 +288,9 @@ mod tests {
     fn a_volume_is_remembered_until_it_is_forgotten() {
         let dir = tempfile::tempdir().expect("a place");
         let state_dir = StateDir::open(dir.path()).expect("writable");
-        let id = VolumeId::parse("v").expect("right");
+        let id = MountId::parse("v").expect("right");
         assert_eq!(state_dir.load(&id).expect("readable"), None);
-        let mut state = VolumeState::new(&id, "shared:/v".to_owned());
+        let mut state = MountState::new("v", Share::Volume, "shared:/v".to_owned());
         let process = ProcessId::of(std::process::id().cast_signed());
         let worker = WorkerRecord { process, mounted: 1_700_000_000, restarts: 2, condition: Condition::Silent };
         state_dir.save_worker(&id, &worker).expect("writable");
@@ -253,7 +304,10 @@ mod tests {
         assert_eq!(state_dir.load_worker(&id).expect("readable"), None);
         let (namespace, pod) = ("default".to_owned(), "web-0".to_owned());
         let user = Some(User { namespace, pod, uid: None, claim: None });
-        state.targets.insert("/t".into(), TargetState { mode: 5, read_only: true, group: Some(7), user });
+        state.targets.insert(
+            "/t".into(),
+            TargetState { mode: 5, read_only: true, group: Some(7), user, ..TargetState::default() },
+        );
         assert!(state_dir.list().expect("readable").is_empty());
         state_dir.save(&id, &state).expect("writable");
         let reopened = StateDir::open(dir.path()).expect("there");
@@ -268,7 +322,7 @@ mod tests {
     fn records_of_an_earlier_version_are_read() {
         let dir = tempfile::tempdir().expect("a place");
         let state_dir = StateDir::open(dir.path()).expect("writable");
-        let id = VolumeId::parse("v").expect("right");
+        let id = MountId::parse("v").expect("right");
         std::fs::write(dir.path().join("workers/v.json"), r#"{"pid":7,"start":8}"#).expect("new");
         let record = state_dir.load_worker(&id).expect("readable").expect("there");
         assert_eq!((record.process.map(|process| process.pid), record.mounted, record.restarts), (Some(7), 0, 0));
@@ -276,6 +330,33 @@ mod tests {
             "targets":{"/t":{"mode":5,"read_only":false,"group":null}}}"#;
         std::fs::write(dir.path().join("volumes/v.json"), target).expect("new");
         assert_eq!(state_dir.load(&id).expect("readable").expect("there").targets[Path::new("/t")].user, None);
+        let (found, state) =
+            state_dir.find(&VolumeId::parse("v").expect("right"), Path::new("/t")).expect("readable").expect("there");
+        assert_eq!((found, state.share), (id, Share::Volume));
+    }
+
+    #[test]
+    fn a_volume_is_found_in_the_mount_that_it_shares() {
+        let dir = tempfile::tempdir().expect("a place");
+        let state_dir = StateDir::open(dir.path()).expect("writable");
+        let (v, w) = (VolumeId::parse("v").expect("right"), VolumeId::parse("w").expect("right"));
+        let shared = MountId::parse("shared@1").expect("right");
+        let mut state = MountState::new(shared.as_str(), Share::FileSystem, "shared:/".to_owned());
+        for (target, volume) in [("/a", &v), ("/b", &w), ("/c", &v)] {
+            let directory = Some(volume.to_string());
+            let target_state = TargetState { volume: Some(volume.clone()), directory, ..TargetState::default() };
+            state.targets.insert(target.into(), target_state);
+        }
+        state_dir.save(&shared, &state).expect("writable");
+        std::fs::write(dir.path().join("volumes/broken.json"), "{").expect("writable");
+        let found = |volume: &VolumeId, target: &str| {
+            state_dir.find(volume, Path::new(target)).expect("readable").map(|(id, _)| id)
+        };
+        assert_eq!((found(&v, "/a"), found(&w, "/b"), found(&v, "/b")), (Some(shared.clone()), Some(shared), None));
+        let read = state_dir.readable().expect("readable");
+        let volumes: Vec<_> =
+            read[0].1.volumes().into_iter().map(|(volume, targets)| (volume, targets.len())).collect();
+        assert_eq!((read.len(), &*volumes), (1, &[("v", 2), ("w", 1)][..]));
     }
 
     #[test]
@@ -283,7 +364,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a place");
         let state_dir = StateDir::open(dir.path()).expect("writable");
         std::fs::write(dir.path().join("volumes/v.json"), "{").expect("new");
-        let error = state_dir.load(&VolumeId::parse("v").expect("right")).expect_err("damaged");
+        let error = state_dir.load(&MountId::parse("v").expect("right")).expect_err("damaged");
         assert!(error.to_string().contains("volumes/v.json"), "{error}");
     }
 }

@@ -72,12 +72,30 @@ pub(crate) fn protect(path: &Path) {
     }
 }
 
-/// Binds the mounted root at `source` on the target. The directory below is made immutable first: should the mount
+/// A mounted root, or a directory in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) root: PathBuf,
+    pub(crate) directory: Option<String>,
+}
+
+impl Source {
+    /// Holds what is to be bound.
+    pub(crate) fn open(&self) -> stead_keeper::Result<FuseRoot> {
+        let root = FuseRoot::open(&self.root)?;
+        match &self.directory {
+            None => Ok(root),
+            Some(directory) => root.below(Path::new(directory)),
+        }
+    }
+}
+
+/// Binds what is mounted at `source` on the target. The directory below is made immutable first: should the mount
 /// vanish, nothing can be written to the node's own disk.
-pub(crate) async fn bind(source: PathBuf, target: PathBuf, read_only: bool) -> Result<()> {
+pub(crate) async fn bind(source: Source, target: PathBuf, read_only: bool) -> Result<()> {
     let bound = within("bind a volume", SYSCALL, move || {
         protect(&target);
-        FuseRoot::open(&source)?.bind(&target, read_only)
+        source.open()?.bind(&target, read_only)
     });
     Ok(bound.await?)
 }
@@ -153,10 +171,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_mounted_volume_is_never_bound() {
         let dir = tempfile::tempdir().expect("a place");
-        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-        make(&source).expect("new");
+        let (root, target) = (dir.path().join("source"), dir.path().join("target"));
+        make(&root).expect("new");
         make(&target).expect("new");
-        assert!(bind(source, target.clone(), false).await.is_err());
+        assert!(bind(Source { root, directory: None }, target.clone(), false).await.is_err());
         assert!(!mount::is_mounted(&target).expect("readable"));
         remove(&target).expect("the flag is cleared");
     }

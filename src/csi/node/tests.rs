@@ -2,6 +2,7 @@
 //! would wait for ever, so these tests also hold the node service to not doing that. They need root and /dev/fuse.
 
 mod pods;
+mod shares;
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use stead_keeper::launch::WorkerLaunch;
 use stead_keeper::mountinfo;
+use stead_volume::Share;
 use tonic::Code;
 
 use super::*;
@@ -34,6 +36,7 @@ printf '{"type":"serving","pid":%d,"stages":[["load Format",2000]]}' $$ >&3
 while receive; do
     case "$message" in
         *ping*) printf '{"type":"alive"}' >&3 ;;
+        *learn_limits*) printf '{"type":"limits_learned"}' >&3 ;;
         *measure*)
             page='# TYPE juicefs_uptime gauge\njuicefs_uptime 7\n'
             printf '{"type":"measured","labels":"mp=\\"/m\\"","page":"%s"}' "$page" >&3 ;;
@@ -143,7 +146,7 @@ impl TestNode {
     }
 
     fn worker(&self, volume: &str) -> Option<process::ProcessId> {
-        let id = VolumeId::parse(volume).expect("right");
+        let id = MountId::parse(volume).expect("right");
         self.service.publisher.state.worker(&id).expect("readable")
     }
 
@@ -163,15 +166,16 @@ impl TestNode {
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        for volume in ["v", "w"] {
-            if let Some(worker) = self.worker(volume) {
+        let state = &self.service.publisher.state;
+        for mount in state.list().expect("readable") {
+            if let Some(worker) = state.worker(&mount).expect("readable") {
                 worker.signal(nix::sys::signal::Signal::SIGKILL);
             }
         }
         for path in self.mounts().iter().rev() {
             let _gone = mount::umount(path, true);
         }
-        for target in ["a", "b", "c"] {
+        for target in ["a", "b", "c", "d"] {
             let _absent = mount::set_immutable(&self.target(target), false);
         }
     }
@@ -528,10 +532,10 @@ fn health_is_told_from_mount_process_and_record() {
     let alive = process::ProcessId::of(std::process::id().cast_signed());
     let state_dir = tempfile::tempdir_in("/tmp").expect("a place");
     let state = StateDir::open(state_dir.path()).expect("writable");
-    let id = VolumeId::parse("v").expect("right");
+    let id = MountId::parse("v").expect("right");
     let health = |draining: bool, process| {
         state
-            .save(&id, &state::VolumeState { draining, ..state::VolumeState::new(&id, String::new()) })
+            .save(&id, &state::MountState { draining, ..state::MountState::new("v", Share::Volume, String::new()) })
             .expect("saved");
         state.save_worker(&id, &state::WorkerRecord { process, ..Default::default() }).expect("saved");
         volumes(state_dir.path()).expect("readable").remove(0).health

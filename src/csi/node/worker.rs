@@ -1,6 +1,6 @@
-//! One worker per volume: mounted and started together, watched, drained.
+//! One worker per mount: mounted and started together, watched, drained.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -16,7 +16,7 @@ use stead_base::{Clock, SystemClock};
 use stead_keeper::launch;
 use stead_keeper::mount::{self, MountSpec};
 use stead_keeper::{Channel, Message, Peer, Process, within};
-use stead_volume::{MountConfig, VolumeId, VolumeMount, WorkerSettings};
+use stead_volume::{MountConfig, VolumeMount, WorkerSettings};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -24,6 +24,7 @@ use super::events::{Notice, Reporter, User};
 use super::figures::{Figures, Measured};
 use super::keeper::{self, Command, Health, KeeperHandle, Kept, Told};
 use super::launcher::Launcher;
+use super::mount_id::MountId;
 use super::process::ProcessId;
 use super::state::{Condition, StateDir, WorkerRecord};
 use super::target;
@@ -67,7 +68,7 @@ pub(crate) struct Workers {
     launcher: Launcher,
     reporter: Reporter,
     state: StateDir,
-    kept: Arc<Mutex<HashMap<VolumeId, KeeperHandle>>>,
+    kept: Arc<Mutex<HashMap<MountId, KeeperHandle>>>,
     figures: Arc<Figures>,
 }
 
@@ -76,11 +77,11 @@ impl Workers {
         Self { launcher, reporter, state, kept: Arc::default(), figures: Arc::default() }
     }
 
-    pub(crate) fn mount_point(&self, id: &VolumeId) -> PathBuf {
+    pub(crate) fn mount_point(&self, id: &MountId) -> PathBuf {
         self.state.mount_point(id)
     }
 
-    pub(crate) fn log(&self, id: &VolumeId) -> PathBuf {
+    pub(crate) fn log(&self, id: &MountId) -> PathBuf {
         self.state.log(id)
     }
 
@@ -89,11 +90,11 @@ impl Workers {
     }
 
     /// The pods that use a volume, as far as they are known: for logs.
-    pub(crate) fn pods(&self, id: &VolumeId) -> Option<String> {
+    pub(crate) fn pods(&self, id: &MountId) -> Option<String> {
         let state = self.state.load(id).ok().flatten()?;
-        let pods: Vec<_> =
-            state.targets.values().filter_map(|target| target.user.as_ref()).map(User::to_string).collect();
-        (!pods.is_empty()).then(|| pods.join(" "))
+        let users = state.targets.values().filter_map(|target| target.user.as_ref());
+        let pods: BTreeSet<_> = users.map(User::to_string).collect();
+        (!pods.is_empty()).then(|| pods.into_iter().collect::<Vec<_>>().join(" "))
     }
 
     /// How many mounts are kept.
@@ -102,9 +103,9 @@ impl Workers {
     }
 
     /// What the workers tell of their mounts; those that do not answer within `limit` tell nothing.
-    pub(crate) async fn measured(&self, limit: Duration) -> Vec<(VolumeId, Option<Measured>)> {
+    pub(crate) async fn measured(&self, limit: Duration) -> Vec<(MountId, Option<Measured>)> {
         let mut kept: Vec<_> = self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect();
-        kept.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        kept.sort_by(|(one, _), (other, _)| one.cmp(other));
         let asked = kept.into_iter().map(async |(id, keeper)| (id, keeper.measured(limit).await));
         futures::future::join_all(asked).await
     }
@@ -120,12 +121,12 @@ impl Workers {
     }
 
     /// Tells the users of a volume.
-    pub(crate) fn tell(&self, id: &VolumeId, notice: Notice<'_>) {
+    pub(crate) fn tell(&self, id: &MountId, notice: Notice<'_>) {
         self.reporter.tell(id, notice);
     }
 
     /// Tells the users of a volume that another worker has followed one that died; nobody waits until it is known how.
-    pub(crate) fn tell_of_death(&self, id: &VolumeId, died: Process) {
+    pub(crate) fn tell_of_death(&self, id: &MountId, died: Process) {
         if self.reporter.is_heard() {
             let (workers, id) = (self.clone(), id.clone());
             tokio::spawn(async move {
@@ -136,7 +137,7 @@ impl Workers {
     }
 
     /// Mounts a volume at its place and starts the worker that serves it. Whatever fails, nothing stays.
-    pub(crate) async fn start(&self, id: &VolumeId, volume: VolumeMount) -> Result<()> {
+    pub(crate) async fn start(&self, id: &MountId, volume: VolumeMount) -> Result<()> {
         let dir = self.state.mount_point(id);
         target::unmount(&dir).await?;
         target::make(&dir)?;
@@ -148,7 +149,7 @@ impl Workers {
         result
     }
 
-    async fn mount_and_serve(&self, id: &VolumeId, mut volume: VolumeMount, dir: &Path) -> Result<()> {
+    async fn mount_and_serve(&self, id: &MountId, mut volume: VolumeMount, dir: &Path) -> Result<()> {
         let device = self.figures.timed("mount", self.mount(&mut volume, dir)).await?;
         let config = serde_json::to_value(&volume.config).expect("a configuration has only text keys");
         let order = Message::Mount { config, keeper: Some(self.keeper_socket()) };
@@ -174,13 +175,13 @@ impl Workers {
         Ok(device)
     }
 
-    fn keep(&self, id: &VolumeId, kept: Kept) {
+    fn keep(&self, id: &MountId, kept: Kept) {
         let handle = keeper::keep(id.clone(), self.clone(), kept);
         self.kept.lock().insert(id.clone(), handle);
     }
 
     /// Starts a process that waits for its order.
-    pub(crate) async fn prepare(&self, id: &VolumeId, settings: &WorkerSettings) -> Result<Started> {
+    pub(crate) async fn prepare(&self, id: &MountId, settings: &WorkerSettings) -> Result<Started> {
         let begun = self.launcher.start(id, settings, self.open_log(id)?).await;
         let (channel, process) = begun.inspect_err(|_error| self.figures.start_failures.count())?;
         Ok(Started { channel, process })
@@ -189,7 +190,7 @@ impl Workers {
     /// Gives a process its order, and waits until it serves.
     pub(crate) async fn order(
         &self,
-        id: &VolumeId,
+        id: &MountId,
         started: Started,
         order: &Message,
         fds: &[RawFd],
@@ -202,7 +203,7 @@ impl Workers {
 
     async fn order_to_serve(
         &self,
-        id: &VolumeId,
+        id: &MountId,
         Started { channel, process }: Started,
         order: &Message,
         fds: &[RawFd],
@@ -224,7 +225,7 @@ impl Workers {
     }
 
     /// Notes who serves a volume from now on.
-    fn record(&self, id: &VolumeId, process: Option<ProcessId>, follows: bool) -> Result<()> {
+    fn record(&self, id: &MountId, process: Option<ProcessId>, follows: bool) -> Result<()> {
         let before = if follows { self.state.load_worker(id)? } else { None };
         let record = match before {
             Some(WorkerRecord { mounted, restarts, .. }) => {
@@ -236,7 +237,7 @@ impl Workers {
     }
 
     /// Notes how a worker is, for whoever lists volumes.
-    pub(crate) fn note(&self, id: &VolumeId, condition: Condition) {
+    pub(crate) fn note(&self, id: &MountId, condition: Condition) {
         let noted = self.state.load_worker(id).and_then(|record| match record {
             Some(record) => self.state.save_worker(id, &WorkerRecord { condition, ..record }),
             None => Ok(()),
@@ -246,7 +247,7 @@ impl Workers {
         }
     }
 
-    async fn hand_over(&self, id: &VolumeId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<Told> {
+    async fn hand_over(&self, id: &MountId, order: &Message, fds: &[RawFd], channel: &Channel) -> Result<Told> {
         channel.send(order, fds).await?;
         match tokio::time::timeout(START, channel.recv()).await {
             Ok(Ok((Message::Serving { session, stages, .. }, mut fds))) => {
@@ -270,7 +271,7 @@ impl Workers {
 
     /// Takes back what a worker of an earlier node service has kept: `mount_point` says of which volume.
     pub(crate) fn resume(&self, peer: Peer, mount_point: &Path, channel: Channel, told: Resumed) -> Result<()> {
-        let id = mount_point.file_name().and_then(|name| name.to_str()).map(VolumeId::parse).transpose()?;
+        let id = mount_point.file_name().and_then(|name| name.to_str()).and_then(MountId::parse);
         let id = id.filter(|id| self.state.mount_point(id) == mount_point);
         let refused = |why: &str| {
             let why = format!("process {} of user {} for {}: {why}", peer.pid, peer.uid, mount_point.display());
@@ -297,12 +298,12 @@ impl Workers {
         Ok(())
     }
 
-    fn keeper(&self, id: &VolumeId) -> Option<KeeperHandle> {
+    fn keeper(&self, id: &MountId) -> Option<KeeperHandle> {
         self.kept.lock().get(id).cloned()
     }
 
     /// Whether the volume is served, or is about to be again. A worker from before is waited for.
-    pub(crate) async fn is_serving(&self, id: &VolumeId) -> bool {
+    pub(crate) async fn is_serving(&self, id: &MountId) -> bool {
         let end = Instant::now() + RESUME;
         loop {
             if let Some(keeper) = self.keeper(id) {
@@ -324,9 +325,18 @@ impl Workers {
     ///
     /// # Errors
     /// They do not open the storage; the old ones stay in use.
-    pub(crate) async fn refresh(&self, id: &VolumeId, volume: &VolumeMount) -> Result<()> {
+    pub(crate) async fn refresh(&self, id: &MountId, volume: &VolumeMount) -> Result<()> {
         let Some(keeper) = self.keeper(id) else { return Ok(()) };
         keeper.ask(|answer| Command::Refresh(Box::new(volume.config.clone()), answer)).await
+    }
+
+    /// Has a worker that serves already look for limits that directories have got since, instead of with its next heartbeat.
+    ///
+    /// # Errors
+    /// Those of the engine, in the worker's words.
+    pub(crate) async fn learn_limits(&self, id: &MountId) -> Result<()> {
+        let Some(keeper) = self.keeper(id) else { return Ok(()) };
+        keeper.ask(Command::LearnLimits).await
     }
 
     /// Replaces every worker by one of the program that is configured now.
@@ -336,11 +346,11 @@ impl Workers {
         }
     }
 
-    fn keepers(&self) -> Vec<(VolumeId, KeeperHandle)> {
+    fn keepers(&self) -> Vec<(MountId, KeeperHandle)> {
         self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect()
     }
 
-    async fn replace(&self, id: &VolumeId, keeper: &KeeperHandle) {
+    async fn replace(&self, id: &MountId, keeper: &KeeperHandle) {
         // First, or a mount would wait for what may not come.
         let replaced = match self.prepare(id, keeper.settings()).await {
             Ok(next) => keeper.ask(|answer| Command::Replace(next, answer)).await,
@@ -354,7 +364,7 @@ impl Workers {
 
     /// Replaces workers that are not as they would be started now, one after the other, for as long as the process lives.
     pub(crate) async fn update_on(self) {
-        let mut tried: HashMap<VolumeId, (u64, Instant)> = HashMap::new();
+        let mut tried: HashMap<MountId, (u64, Instant)> = HashMap::new();
         let mut said = String::new();
         loop {
             tokio::time::sleep(UPDATE).await;
@@ -380,17 +390,17 @@ impl Workers {
         }
     }
 
-    pub(crate) fn failed(&self, id: &VolumeId, stage: &str, error: &str, exit_code: Option<i32>) -> Error {
+    pub(crate) fn failed(&self, id: &MountId, stage: &str, error: &str, exit_code: Option<i32>) -> Error {
         let (stage, error) = (stage.to_owned(), error.to_owned());
         Error::Worker { volume: id.to_string(), stage, error, exit_code, log: self.state.log(id) }
     }
 
-    fn slow(&self, id: &VolumeId, what: &'static str, limit: Duration) -> Error {
+    fn slow(&self, id: &MountId, what: &'static str, limit: Duration) -> Error {
         Error::SlowWorker { volume: id.to_string(), what, limit, log: self.state.log(id) }
     }
 
     /// The keeper of a volume has nothing to keep any more.
-    pub(crate) fn ended(&self, id: &VolumeId) {
+    pub(crate) fn ended(&self, id: &MountId) {
         self.kept.lock().remove(id);
     }
 
@@ -398,7 +408,7 @@ impl Workers {
     ///
     /// # Errors
     /// [`Error::SlowWorker`] while it still flushes: a repeat waits on.
-    pub(crate) async fn stop(&self, id: &VolumeId) -> Result<()> {
+    pub(crate) async fn stop(&self, id: &MountId) -> Result<()> {
         let recorded = self.state.worker(id)?.filter(|worker| worker.is_alive());
         if self.keeper(id).is_some() || recorded.is_some() {
             let dir = self.state.mount_point(id);
@@ -424,7 +434,7 @@ impl Workers {
     }
 
     /// Removes what a worker that is gone leaves behind.
-    pub(crate) async fn take_down(&self, id: &VolumeId) {
+    pub(crate) async fn take_down(&self, id: &MountId) {
         let dir = self.state.mount_point(id);
         let removed = match target::unmount(&dir).await {
             Ok(()) => target::remove(&dir).and_then(|()| self.state.forget_worker(id)),
@@ -435,7 +445,7 @@ impl Workers {
         }
     }
 
-    fn open_log(&self, id: &VolumeId) -> Result<File> {
+    fn open_log(&self, id: &MountId) -> Result<File> {
         let path = self.state.log(id);
         let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
         if std::fs::metadata(&path).is_ok_and(|found| found.len() > MAX_LOG) {

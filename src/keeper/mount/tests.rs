@@ -87,3 +87,33 @@ fn an_immutable_directory_takes_no_files() {
     set_immutable(dir.path(), false).expect("root may");
     std::fs::write(dir.path().join("file"), "x").expect("writable again");
 }
+
+#[test]
+fn a_directory_is_reached_through_directories_alone() {
+    let dir = tempfile::tempdir().expect("a place");
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(at("a/b")).expect("new");
+    std::fs::create_dir(at("a/mounted")).expect("new");
+    std::fs::write(at("a/file"), "x").expect("new");
+    std::os::unix::fs::symlink("b", at("a/link")).expect("new");
+    std::os::unix::fs::symlink("/", at("a/root")).expect("new");
+    let device = open_device().expect("tests need /dev/fuse");
+    mount(device.as_fd(), &at("a/mounted"), &MountSpec::volume("test", false, 131_072)).expect("tests need root");
+    let below = |path: &str| {
+        let (fd, entry) = open_mount(dir.path()).expect("readable");
+        FuseRoot { fd, entry }.below(Path::new(path))
+    };
+    let found = below("a/b").expect("a directory");
+    std::fs::write(found.path().join("new"), "x").expect("writable");
+    assert!(at("a/b/new").exists());
+    for path in
+        ["none", "a/none/b", "a/file", "a/link", "a/link/b", "a/root", "a/root/etc", "a/mounted", "..", "a/../../x"]
+    {
+        let error = below(path).expect_err(path);
+        assert!(matches!(error, Error::NoDirectory { .. }), "{path}: {error}");
+        assert!(error.to_string().contains(path), "{error}");
+    }
+    umount(&at("a/mounted"), true).expect("mounted");
+    let left = std::fs::read_dir(at("a")).expect("there").count();
+    assert_eq!(left, 5, "nothing was made or renamed");
+}

@@ -70,7 +70,12 @@ impl Meta {
         self.reload_quotas().await
     }
 
-    pub(super) async fn reload_quotas(&self) -> Result<()> {
+    /// Looks which directories, users and groups have limits; each heartbeat does. What is changed below one that is not
+    /// known does not count in it.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub async fn reload_quotas(&self) -> Result<()> {
         let quotas = load(self.store.as_ref()).await?;
         *self.quotas.write() = Arc::new(quotas);
         let limited = owner_quota::load(self.store.as_ref(), &self.format()).await?;

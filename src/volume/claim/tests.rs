@@ -79,7 +79,7 @@ fn a_claim_sets_what_its_class_allows() {
         &[
             ("steadfast.io/workerCpuLimit", "2"),
             ("steadfast.io/mountOptions", "attr-cache=3, ro"),
-            ("steadfast.io/share", "volume"),
+            ("steadfast.io/share", "pod"),
             ("steadfast.io/dir", "d"),
             ("volume.kubernetes.io/storage-provisioner", "x"),
         ],
@@ -93,6 +93,7 @@ fn a_claim_sets_what_its_class_allows() {
     ];
     let params = parse(&class, &said).expect("allowed");
     assert_eq!(params.mount_options, "cache-size=5,attr-cache=3, ro");
+    assert_eq!(params.share, crate::Share::Pod);
     assert_eq!(params.worker.get(WorkerSetting::CpuLimit), Some("2"));
     assert_eq!(params.worker.get(WorkerSetting::MemoryLimit), Some("1Gi"));
 }
