@@ -154,7 +154,9 @@ say "images imported"
 
 wait_for kube-apiserver 120 kubectl get --raw /readyz
 say "API server ready"
-start kube-controller-manager kube-controller-manager --kubeconfig "$RUN/controllers.kubeconfig" --bind-address 127.0.0.1 \
+# With its usual 20 requests a second claims become bound so late after the scheduler took them for bound that the kubelet
+# finds them unbound, and looks again ten seconds later.
+start kube-controller-manager kube-controller-manager --kube-api-qps 200 --kube-api-burst 400 --kubeconfig "$RUN/controllers.kubeconfig" --bind-address 127.0.0.1 \
   --authentication-kubeconfig "$RUN/controllers.kubeconfig" --authorization-kubeconfig "$RUN/controllers.kubeconfig" \
   --service-account-private-key-file "$RUN/pki/accounts.key" --root-ca-file "$RUN/pki/ca.crt" \
   --use-service-account-credentials --leader-elect=false --cert-dir "$RUN/pki/controllers"
