@@ -18,10 +18,10 @@ pub(crate) use upkeep::{
 #[command(name = "stead", version, max_term_width = 100, arg_required_else_help = true, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// What to log: error, warn, info, debug, trace, or per crate (`info,stead_meta=debug`)
-    #[arg(long, global = true, value_name = "LEVEL", env = "STEAD_LOG")]
+    #[arg(long, global = true, value_name = "LEVEL", env = "STEAD_LOG", overrides_with = "log_level")]
     pub(crate) log_level: Option<String>,
     /// Log as JSON lines
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "log_json")]
     pub(crate) log_json: bool,
     /// Append the log to a file instead of standard error; with `mount -d` [default: /var/log/stead.log, ~/.stead.log]
     #[arg(long, global = true, value_name = "FILE")]

@@ -146,24 +146,49 @@ fn append(options: &mut String, more: &str) {
     options.push_str(more);
 }
 
-/// Whether a claim may set them: how its volume is used, not what it is, nor what a node has or does for others.
+/// Mount options that concern who uses the volume alone: neither what it is, nor what a node has or does for others, nor
+/// what an administrator has forbidden.
+const OPTIONS_OF_CLAIMS: [&str; 20] = [
+    "async-dio",
+    "attr-cache",
+    "dir-entry-cache",
+    "enable-ioctl",
+    "enable-xattr",
+    "entry-cache",
+    "hide-internal",
+    "max-readahead",
+    "negative-entry-cache",
+    "noatime",
+    "nodev",
+    "noexec",
+    "nosuid",
+    "open-cache",
+    "prefetch",
+    "prefix-internal",
+    "relatime",
+    "ro",
+    "skip-dir-mtime",
+    "verify-cache-checksum",
+];
+
+/// Whether a claim may set them.
 fn check_options(text: &str) -> Result<(), String> {
-    let mut options = MountOptions { read_only: true, ..MountOptions::default() };
-    options.apply(text.split(',')).map_err(|error| format!("a list of mount options: {error}"))?;
-    let passed_on = |name: &str| options.fuse_options.iter().any(|option| option == name);
-    let refused = [
-        (options.subdir.is_some(), "subdir"),
-        (options.bucket.is_some(), "bucket"),
-        (options.storage.is_some(), "storage"),
-        (!options.cache_dir.is_empty(), "cache-dir"),
-        (options.metrics.is_some(), "metrics"),
-        (!options.read_only, "rw"),
-        (passed_on("dev"), "dev"),
-        (passed_on("suid"), "suid"),
-    ];
-    match refused.into_iter().find(|(is_set, _)| *is_set) {
+    MountOptions::default().apply(text.split(',')).map_err(|error| format!("a list of mount options: {error}"))?;
+    let mut options = text.split(',').map(str::trim).filter(|option| !option.is_empty());
+    match options.find(|option| !is_of_claims(option)) {
         None => Ok(()),
-        Some((_, name)) => Err(format!("a list without {name}, which only a StorageClass can set")),
+        Some(option) => {
+            let allowed = OPTIONS_OF_CLAIMS.join(", ");
+            Err(format!("a list without {option}, which only a StorageClass can set; a claim can set {allowed}"))
+        }
+    }
+}
+
+fn is_of_claims(option: &str) -> bool {
+    match option.split_once('=') {
+        // `ro=false` would take back what the class has.
+        Some((name, _)) => name != "ro" && OPTIONS_OF_CLAIMS.contains(&name.trim()),
+        None => OPTIONS_OF_CLAIMS.contains(&option),
     }
 }
 

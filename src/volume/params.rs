@@ -385,6 +385,7 @@ mod tests {
             (map(&[("pathPattern", "${.pvc.labels.x}"), (PVC_NAMESPACE, "n"), (PVC_NAME, "c")]), "--claims"),
             (map(&[("claimSettings", "mountOptions"), (PVC_NAMESPACE, "n"), (PVC_NAME, "c")]), "--claims"),
             (map(&[("claimSettings", "mountOptions,mode")]), "\"mountOptions,mode\" is not a list of some of"),
+            (map(&[("pathPattern", "${.pvc.namespace}-${.pvc.labels.x}")]), "no other variable stands beside"),
             (map(&[("pathPattern", "${}")]), "made of text and"),
             (map(&[("pathPattern", "${.pvc.name")]), "closed"),
             (map(&[("pathPattern", "a/../b")]), "relative path"),

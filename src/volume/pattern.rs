@@ -53,7 +53,32 @@ impl<'a> Pattern<'a> {
             rest = after;
         }
         parts.push(Part::Text(rest));
-        Ok(Self { parts })
+        let pattern = Self { parts };
+        if pattern.mixes() {
+            let alone = "one in which no other variable stands beside a label or an annotation: put a '/' between them";
+            return Err(Error::parameter(PATH_PATTERN, text, alone));
+        }
+        Ok(pattern)
+    }
+
+    /// Whether a component of the path is made of what a claim's author writes and of another variable: team and a-b would
+    /// lead where team-a and b do.
+    fn mixes(&self) -> bool {
+        let (mut variables, mut free) = (0, false);
+        for part in &self.parts {
+            match part {
+                Part::Text(text) if text.contains('/') => (variables, free) = (0, false),
+                Part::Text(_) => {}
+                Part::Variable(variable) => {
+                    variables += 1;
+                    free |= matches!(variable, Variable::Label(_) | Variable::Annotation(_));
+                }
+            }
+            if free && variables > 1 {
+                return true;
+            }
+        }
+        false
     }
 
     fn variables(&self) -> impl Iterator<Item = Variable<'a>> {

@@ -41,7 +41,8 @@ pub(crate) fn outlives_its_workers(cluster: &Cluster, mode: Mode) {
     if mode == Mode::Pod {
         under_load("the template of workers changed", false, &|| {
             let before = (worker(cluster), node_service(cluster));
-            cluster.helm(&(mode.values() + "worker: {labels: {test/round: changed}}\n"));
+            let values = mode.values().replace("tag: test", "tag: upgrade-2");
+            cluster.helm(&(values + "worker: {labels: {test/round: changed}}\n"));
             another_worker(cluster, before.0);
             assert_eq!(node_service(cluster), before.1, "it reads its template anew");
             let labelled = cluster.get(&["pods", "-n", NAMESPACE, "-l", "test/round=changed"]);

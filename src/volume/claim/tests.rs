@@ -45,7 +45,7 @@ fn labels_and_annotations_become_components() {
     let said = said(&[("app.kubernetes.io/name", "web"), ("Tier", "T1")], &[("example.com/where", "a b${.pvc.name}")]);
     for (pattern, expected) in [
         ("x/${.pvc.labels.app.kubernetes.io/name}/y", "x/web/y"),
-        ("${ .PVC.Labels.Tier }-${.pvc.name}", "T1-data"),
+        ("${ .PVC.Labels.Tier }-x/${.pvc.name}", "T1-x/data"),
         ("${.pvc.namespace}/${.pvc.ANNOTATIONS.example.com/where}", "team/a b${.pvc.name}"),
     ] {
         assert_eq!(path(pattern, &said).expect(pattern), expected);
@@ -113,11 +113,15 @@ fn what_a_claim_may_not_set_is_named() {
         ("workerCpuLimit", options, "ro", "is not for a claim to set"),
         ("share", "steadfast.io/share", "none", "\"none\" is not "),
         ("mountOptions", options, "cache-sise=1", "unknown mount option \"cache-sise\""),
-        ("mountOptions", options, "ro,--subdir=other", "a list without subdir"),
-        ("mountOptions", options, "cache_dir=/etc", "a list without cache-dir"),
-        ("mountOptions", options, "storage=file,bucket=/", "a list without bucket"),
+        ("mountOptions", options, "ro,subdir=other", "a list without subdir"),
+        ("mountOptions", options, "cache-dir=/etc", "a list without cache-dir"),
+        ("mountOptions", options, "storage=file,bucket=/", "a list without storage"),
         ("mountOptions", options, "metrics=0.0.0.0:1", "a list without metrics"),
-        ("mountOptions", options, "read-only=false", "a list without rw"),
+        ("mountOptions", options, "read-only=false", "a list without read-only"),
+        ("mountOptions", options, "ro=false", "a list without ro"),
+        ("mountOptions", options, "exec", "a list without exec"),
+        ("mountOptions", options, "writeback", "a list without writeback"),
+        ("mountOptions", options, "buffer-size=100G", "a list without buffer-size"),
         ("mountOptions", options, "suid", "a list without suid"),
     ] {
         let error = parse(&[("claimSettings", allowed)], &said(&[], &[(annotation, value)])).expect_err(value);
