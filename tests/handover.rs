@@ -39,7 +39,7 @@ fn workers_in_pods() {
 }
 
 fn outlives_everybody(workers: Workers) {
-    let rounds = tools::number("STEAD_HANDOVER_ROUNDS", 10);
+    let rounds = tools::number("STEAD_HANDOVER_ROUNDS", 6);
     let mut services = Services::start_with(Engine::Redis, workers);
     let volume = services.create("handover");
     let target = services.publish(&volume);

@@ -192,6 +192,12 @@ impl Template {
         }
     }
 
+    /// Whether what lies in a directory of the worker is still there for one in another pod.
+    pub fn keeps(&self, dir: &Path) -> bool {
+        let cache = self.caches.iter().find(|cache| dir.starts_with(&cache.mount_path));
+        cache.is_some_and(|cache| cache.host_path.is_some() || cache.persistent_volume_claim.is_some())
+    }
+
     /// The same number for what makes the same pods, as long as the program is the same.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -339,6 +345,16 @@ caches:
         assert_eq!(template.resources.limits["memory"], "2Gi");
         assert_eq!(template.caches.len(), 4);
         assert_eq!(template.tolerations[0].key.as_deref(), Some("gpu"));
+    }
+
+    #[test]
+    fn only_some_caches_outlive_a_pod() {
+        let template = Template::parse(FULL).expect("right");
+        let keeps = |dir: &str| template.keeps(Path::new(dir));
+        assert_eq!(
+            ["/cache/a", "/cache/b", "/cache/c/x", "/cache/d", "/tmp"].map(keeps),
+            [false, true, true, false, false]
+        );
     }
 
     #[test]

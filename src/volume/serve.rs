@@ -98,16 +98,17 @@ impl VolumeMount {
         }
     }
 
-    /// What volumes must agree on to be served by one worker. Passwords and keys may differ: the newest are used.
+    /// What volumes must agree on to be served by one worker: everything but passwords and the secret half of keys, of which
+    /// the newest are used. Otherwise two Secrets of one file system would take turns with its worker.
     fn served(&self) -> String {
-        let MountConfig { meta_url, options, worker, .. } = &self.config;
+        let MountConfig { meta_url, access_key, options, worker, .. } = &self.config;
         let engine = match meta_url.0.parse() {
-            Ok(MetaUrl::Redis(redis)) => format!("{:?} {} {:?}", redis.servers, redis.db, redis.user),
-            Ok(MetaUrl::Sqlite { path }) => path.display().to_string(),
-            // The worker says what is wrong with it.
-            Err(_) => meta_url.0.clone(),
+            Ok(MetaUrl::Redis(_)) => without_password(&meta_url.0),
+            // What is wrong with it the worker says.
+            Ok(MetaUrl::Sqlite { .. }) | Err(_) => meta_url.0.clone(),
         };
-        let served = Served { engine, options, worker };
+        let access_key = access_key.as_ref().map(|key| key.0.as_str());
+        let served = Served { engine, access_key, options, worker };
         serde_json::to_string(&served).expect("options and settings have only text keys")
     }
 
@@ -117,9 +118,19 @@ impl VolumeMount {
     }
 }
 
+/// The address of a Redis as it was written, but for the password.
+fn without_password(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((user, place)) => format!("{scheme}://{}@{place}", user.split(':').next().unwrap_or_default()),
+        None => address.to_owned(),
+    }
+}
+
 #[derive(Serialize)]
 struct Served<'a> {
     engine: String,
+    access_key: Option<&'a str>,
     options: &'a MountOptions,
     worker: &'a WorkerSettings,
 }
@@ -181,12 +192,19 @@ mod tests {
         assert_ne!(one, named("w", "q", &[whole, ("mountOptions", "attr-cache=7")]));
         assert_ne!(one, named("w", "q", &[whole, ("workerCpuLimit", "2")]));
         let with_address = |address: &str| {
-            let members = map(&[("name", "shared"), ("metaurl", address), ("secret-key", "new")]);
+            let members = map(&[("name", "shared"), ("metaurl", address), ("access-key", "id"), ("secret-key", "new")]);
             let (secrets, id) = (VolumeSecrets::parse(&members).expect("right"), VolumeId::parse("v").expect("right"));
             VolumeMount::new(&id, &secrets, &map(&[whole]), &[]).expect("right").mount_name(&id, "p")
         };
         assert_eq!(one, with_address("redis://:rotated@db/1"));
-        for other in ["redis://:pw@db/2", "redis://:pw@other/1", "redis://user:pw@db/1", "sqlite3:///db/1"] {
+        for other in [
+            "redis://:pw@db:6379/1",
+            "redis://:pw@db/1?read-timeout=9",
+            "redis://:pw@db/2",
+            "redis://:pw@other/1",
+            "redis://user:pw@db/1",
+            "sqlite3:///db/1",
+        ] {
             assert_ne!(one, with_address(other), "{other}");
         }
     }

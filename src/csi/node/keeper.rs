@@ -8,13 +8,14 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use stead_keeper::{Channel, Message, Process, mount, within};
-use stead_volume::{MountConfig, WorkerSettings};
+use stead_volume::MountConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::events::Notice;
 use super::figures::Measured;
+use super::launcher::Needs;
 use super::mount_id::MountId;
 use super::state::Condition;
 use super::target;
@@ -79,13 +80,13 @@ pub(crate) enum Health {
 pub(crate) struct KeeperHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Health>,
-    settings: WorkerSettings,
+    needs: Needs,
 }
 
 impl KeeperHandle {
     /// For the worker's pod.
-    pub(crate) fn settings(&self) -> &WorkerSettings {
-        &self.settings
+    pub(crate) fn needs(&self) -> &Needs {
+        &self.needs
     }
 
     /// Asks without waiting for what comes of it.
@@ -159,12 +160,12 @@ pub(crate) struct Keeper {
 pub(crate) fn keep(id: MountId, workers: Workers, kept: Kept) -> KeeperHandle {
     let (sender, commands) = mpsc::channel(8);
     let (health, seen) = watch::channel(Health::Serving);
-    let settings = kept.config.worker.clone();
+    let needs = Needs::of(&kept.config);
     let (asked, next, before, learning, measuring) = (None, None, None, VecDeque::new(), Vec::new());
     let keeper =
         Keeper { id, workers, kept, commands, health, draining: false, asked, next, before, learning, measuring };
     tokio::spawn(keeper.run());
-    KeeperHandle { commands: sender, health: seen, settings }
+    KeeperHandle { commands: sender, health: seen, needs }
 }
 
 impl Keeper {
@@ -342,7 +343,7 @@ impl Keeper {
                     return;
                 };
                 if message == Message::HandOver {
-                    match self.workers.prepare(&self.id, &config.worker).await {
+                    match self.workers.prepare(&self.id, &Needs::of(&config)).await {
                         Ok(next) => self.next = Some(next),
                         Err(error) => {
                             // The worker stays. Whoever asked may have gone.
@@ -442,7 +443,7 @@ impl Keeper {
     async fn next_worker(&mut self, config: &MountConfig) -> Result<Started> {
         let started = match self.next.take() {
             Some(started) => started,
-            None => self.workers.prepare(&self.id, &config.worker).await?,
+            None => self.workers.prepare(&self.id, &Needs::of(&config)).await?,
         };
         let config = serde_json::to_value(config).expect("a configuration has only text keys");
         let keeper = Some(self.workers.keeper_socket());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stead_keeper::launch::{self, WorkerLaunch};
 use stead_keeper::{Channel, Error as KeeperError, Message, Process};
-use stead_volume::WorkerSettings;
+use stead_volume::{MountConfig, WorkerSettings};
 use tracing::warn;
 
 use super::mount_id::MountId;
@@ -18,6 +18,22 @@ use crate::error::{Error, Result};
 
 /// How long a runner may take to start a process.
 const RUNNER: Duration = Duration::from_secs(10);
+
+/// What a mount asks of the place where its worker runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Needs {
+    pub(crate) settings: WorkerSettings,
+    /// Directories with data that is nowhere else for a while.
+    pub(crate) staging: Vec<PathBuf>,
+}
+
+impl Needs {
+    pub(crate) fn of(config: &MountConfig) -> Self {
+        let options = &config.options;
+        let staging = if options.writeback { options.cache_dir.clone() } else { Vec::new() };
+        Self { settings: config.worker.clone(), staging }
+    }
+}
 
 /// Starts processes for workers.
 #[derive(Clone, Debug)]
@@ -89,7 +105,7 @@ impl Launcher {
     }
 
     /// Starts a process that waits for its mount at the other end of the channel, and writes its log to `log`.
-    pub(crate) async fn start(&self, id: &MountId, settings: &WorkerSettings, log: File) -> Result<(Channel, Process)> {
+    pub(crate) async fn start(&self, id: &MountId, needs: &Needs, log: File) -> Result<(Channel, Process)> {
         match &self.mode {
             Mode::Process => {
                 let (mut child, channel) = launch::start(&self.launch, log)?;
@@ -102,7 +118,7 @@ impl Launcher {
                 Ok((channel, process))
             }
             Mode::Runner { socket } => begin(Channel::connect(socket)?, &log).await,
-            Mode::Pod(pods) => pods.start(id, settings, async |channel| begin(channel, &log).await).await,
+            Mode::Pod(pods) => pods.start(id, needs, async |channel| begin(channel, &log).await).await,
         }
     }
 
@@ -110,9 +126,9 @@ impl Launcher {
     ///
     /// # Errors
     /// A template that cannot be used.
-    pub(crate) fn update(&self, worker: ProcessId, settings: &WorkerSettings) -> Result<Option<u64>> {
+    pub(crate) fn update(&self, worker: ProcessId, needs: &Needs) -> Result<Option<u64>> {
         match &self.mode {
-            Mode::Pod(pods) => pods.update(worker, settings),
+            Mode::Pod(pods) => pods.update(worker, needs),
             Mode::Process | Mode::Runner { .. } => Ok(None),
         }
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::launcher::Needs;
 use super::mount_id::MountId;
 use super::process::ProcessId;
 use crate::error::{Error, Result};
@@ -114,10 +115,12 @@ impl PodLauncher {
     pub(crate) async fn start(
         &self,
         id: &MountId,
-        settings: &WorkerSettings,
+        needs: &Needs,
         begin: impl AsyncFnOnce(Channel) -> Result<(Channel, Process)>,
     ) -> Result<(Channel, Process)> {
+        let settings = &needs.settings;
         let template = Template::read(&self.inner.template)?;
+        self.check_staging(&template.clone().with(settings), needs)?;
         let suffix = Uuid::new_v4().simple().to_string()[..10].to_owned();
         let name = pod_name(id.as_str(), &suffix);
         let starting = Starting::new(&self.inner, name.clone());
@@ -136,18 +139,34 @@ impl PodLauncher {
         started
     }
 
+    /// Staged blocks must not go with a pod.
+    fn check_staging(&self, template: &Template, needs: &Needs) -> Result<()> {
+        match needs.staging.iter().find(|dir| !template.keeps(dir)) {
+            None => Ok(()),
+            Some(dir) => {
+                let why = format!(
+                    "mount option writeback: {} is in none of the caches that outlive a worker's pod (hostPath, \
+                     persistentVolumeClaim)",
+                    dir.display()
+                );
+                Err(stead_k8s::Error::Template { path: self.inner.template.clone(), why }.into())
+            }
+        }
+    }
+
     /// What a pod for these settings would be made from now, if that is another one than the worker's and the template asks
     /// for updates by themselves.
     ///
     /// # Errors
     /// A template that cannot be used.
-    pub(crate) fn update(&self, worker: ProcessId, settings: &WorkerSettings) -> Result<Option<u64>> {
+    pub(crate) fn update(&self, worker: ProcessId, needs: &Needs) -> Result<Option<u64>> {
         let template = Template::read(&self.inner.template)?;
         let Some((_, record)) = self.inner.records().into_iter().find(|(_, record)| record.worker == worker) else {
             return Ok(None);
         };
-        let by_itself = template.update_strategy == UpdateStrategy::RollingUpdate;
-        let now = template.with(settings).fingerprint();
+        // Where another template has its caches, nobody would find what is staged.
+        let by_itself = template.update_strategy == UpdateStrategy::RollingUpdate && needs.staging.is_empty();
+        let now = template.with(&needs.settings).fingerprint();
         Ok((by_itself && record.made_from != Some(now)).then_some(now))
     }
 

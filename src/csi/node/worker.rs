@@ -16,14 +16,14 @@ use stead_base::{Clock, SystemClock};
 use stead_keeper::launch;
 use stead_keeper::mount::{self, MountSpec};
 use stead_keeper::{Channel, Message, Peer, Process, within};
-use stead_volume::{MountConfig, VolumeMount, WorkerSettings};
+use stead_volume::{MountConfig, VolumeMount};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::events::{Notice, Reporter, User};
 use super::figures::{Figures, Measured};
 use super::keeper::{self, Command, Health, KeeperHandle, Kept, Told};
-use super::launcher::Launcher;
+use super::launcher::{Launcher, Needs};
 use super::mount_id::MountId;
 use super::process::ProcessId;
 use super::state::{Condition, StateDir, WorkerRecord};
@@ -155,7 +155,7 @@ impl Workers {
         let order = Message::Mount { config, keeper: Some(self.keeper_socket()) };
         let fds = [device.as_raw_fd()];
         let starting = async {
-            let started = self.prepare(id, &volume.config.worker).await?;
+            let started = self.prepare(id, &Needs::of(&volume.config)).await?;
             Box::pin(self.order(id, started, &order, &fds)).await
         };
         let (Started { channel, process }, told) = Box::pin(self.figures.timed("start", starting)).await?;
@@ -181,8 +181,8 @@ impl Workers {
     }
 
     /// Starts a process that waits for its order.
-    pub(crate) async fn prepare(&self, id: &MountId, settings: &WorkerSettings) -> Result<Started> {
-        let begun = self.launcher.start(id, settings, self.open_log(id)?).await;
+    pub(crate) async fn prepare(&self, id: &MountId, needs: &Needs) -> Result<Started> {
+        let begun = self.launcher.start(id, needs, self.open_log(id)?).await;
         let (channel, process) = begun.inspect_err(|_error| self.figures.start_failures.count())?;
         Ok(Started { channel, process })
     }
@@ -352,7 +352,7 @@ impl Workers {
 
     async fn replace(&self, id: &MountId, keeper: &KeeperHandle) {
         // First, or a mount would wait for what may not come.
-        let replaced = match self.prepare(id, keeper.settings()).await {
+        let replaced = match self.prepare(id, keeper.needs()).await {
             Ok(next) => keeper.ask(|answer| Command::Replace(next, answer)).await,
             Err(error) => Err(error),
         };
@@ -370,7 +370,7 @@ impl Workers {
             tokio::time::sleep(UPDATE).await;
             for (id, keeper) in self.keepers() {
                 let Some(worker) = self.state.worker(&id).ok().flatten() else { continue };
-                match self.launcher.update(worker, keeper.settings()) {
+                match self.launcher.update(worker, keeper.needs()) {
                     // What did not help a moment ago is not tried at once again.
                     Ok(Some(wanted))
                         if !tried.get(&id).is_some_and(|(what, when)| *what == wanted && when.elapsed() < RETRY) =>

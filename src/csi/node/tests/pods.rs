@@ -227,3 +227,35 @@ async fn workers_are_replaced_by_pods_of_the_template_of_now() {
     assert_eq!(images, [Some("stead:1".to_owned()), Some("stead:2".to_owned())]);
     test.node.unpublish("v", "a").await.expect("taken back");
 }
+
+#[tokio::test]
+async fn workers_follow_a_template_that_changes_unless_it_says_otherwise() {
+    let test = PodNode::new().await;
+    std::fs::write(test.node.dir.path().join("worker"), HANDS_OVER).expect("writable");
+    test.node.publish(test.node.request("v", "a")).await.expect("published");
+    let first = test.node.worker("v").expect("started");
+    let template = test.node.dir.path().join("template");
+    std::fs::write(&template, "image: stead:2\nupdateStrategy: OnDelete").expect("writable");
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(test.node.worker("v"), Some(first), "only when its pod is deleted");
+    std::fs::write(&template, "image: stead:2").expect("writable");
+    let next = until("another worker", || test.node.worker("v").filter(|next| *next != first)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(test.node.worker("v"), Some(next), "once");
+    test.node.unpublish("v", "a").await.expect("taken back");
+}
+
+#[tokio::test]
+async fn what_is_staged_needs_a_cache_that_outlives_the_pod() {
+    let test = PodNode::new().await;
+    let template = test.node.dir.path().join("template");
+    let mut request = test.node.request("v", "a");
+    request.volume_context.insert("mountOptions".to_owned(), "writeback,cache-dir=/cache/x".to_owned());
+    std::fs::write(&template, "image: x\ncaches: [{mountPath: /cache, emptyDir: {}}]").expect("writable");
+    let status = test.node.publish(request.clone()).await.expect_err("it would go with the pod");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("writeback: /cache/x is in none of the caches that outlive"), "{status}");
+    std::fs::write(&template, "image: x\ncaches: [{mountPath: /cache, hostPath: {path: /c}}]").expect("writable");
+    test.node.publish(request).await.expect("published");
+    test.node.unpublish("v", "a").await.expect("taken back");
+}
