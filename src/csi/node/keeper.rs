@@ -443,7 +443,7 @@ impl Keeper {
     async fn next_worker(&mut self, config: &MountConfig) -> Result<Started> {
         let started = match self.next.take() {
             Some(started) => started,
-            None => self.workers.prepare(&self.id, &Needs::of(&config)).await?,
+            None => self.workers.prepare(&self.id, &Needs::of(config)).await?,
         };
         let config = serde_json::to_value(config).expect("a configuration has only text keys");
         let keeper = Some(self.workers.keeper_socket());
