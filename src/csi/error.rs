@@ -28,6 +28,9 @@ pub(crate) enum Error {
     Incompatible { target: PathBuf, what: &'static str, existing: String, requested: String },
     #[error("volume {volume} serves {existing} on this node, now {requested} is asked for")]
     Elsewhere { volume: String, existing: String, requested: String },
+    /// What is asked for is possible when the next worker serves.
+    #[error("volume {volume} is between two workers: once more, when the next one serves")]
+    BetweenWorkers { volume: String },
     #[error("volume {volume} is not published at {}", path.display())]
     NotPublished { volume: String, path: PathBuf },
     #[error("target {}: {why}", path.display())]
@@ -63,7 +66,7 @@ impl Error {
             Self::Worker { exit_code, .. } => worker_code(*exit_code),
             Self::SlowWorker { .. } => Code::DeadlineExceeded,
             Self::State { .. } => Code::Internal,
-            Self::Hanging { .. } => Code::Unavailable,
+            Self::Hanging { .. } | Self::BetweenWorkers { .. } => Code::Unavailable,
             Self::Volume(error) => volume_code(error.kind()),
             Self::Keeper(error) => keeper_code(error),
             Self::Cluster(error) => cluster_code(error),

@@ -20,7 +20,7 @@ use super::mount_id::MountId;
 use super::state::Condition;
 use super::target;
 use super::worker::{Started, Workers};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A worker that has served for so long did not die of its start.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -331,6 +331,7 @@ impl Keeper {
                 self.draining = true;
                 Message::Drain
             }
+            Command::Replace(_, answer) if self.asked.is_some() => return self.refuse(answer),
             Command::Replace(next, answer) => {
                 self.next = Some(next);
                 self.asked = Some((None, answer));
@@ -342,6 +343,9 @@ impl Keeper {
                     let _unheard = answer.send(Ok(()));
                     return;
                 };
+                if self.asked.is_some() {
+                    return self.refuse(answer);
+                }
                 if message == Message::HandOver {
                     match self.workers.prepare(&self.id, &Needs::of(&config)).await {
                         Ok(next) => self.next = Some(next),
@@ -411,6 +415,12 @@ impl Keeper {
         false
     }
 
+    /// One question at a time: another one would take the answer of the first.
+    fn refuse(&self, answer: Answer) {
+        // Whoever asked may have gone.
+        let _unheard = answer.send(Err(Error::BetweenWorkers { volume: self.id.to_string() }));
+    }
+
     /// Waits before another attempt; false when the mount is to end.
     async fn pause(&mut self, failures: u32) -> bool {
         let pause = sleep(LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.pow(failures.min(10))));
@@ -422,6 +432,9 @@ impl Keeper {
                     Command::Drain => {
                         self.draining = true;
                         return false;
+                    }
+                    Command::Replace(_, answer) | Command::Refresh(_, answer) if self.asked.is_some() => {
+                        self.refuse(answer);
                     }
                     Command::Replace(next, answer) => {
                         self.next = Some(next);

@@ -140,6 +140,7 @@ impl Publisher {
         {
             check_repeat(target, &existing, wanted)?;
             info!(volume = %id, %other, %mount, "stays in its mount until it is taken back");
+            self.workers.refresh(other, &publication.volume).await?;
             return Ok(true);
         }
         target::unmount(target).await?;
@@ -148,7 +149,7 @@ impl Publisher {
     }
 
     async fn is_served(&self, id: &MountId) -> Result<bool> {
-        Ok(self.workers.is_serving(id).await && root_of(&self.state.mount_point(id))?.is_some())
+        Ok(self.workers.is_serving(id).await? && root_of(&self.state.mount_point(id))?.is_some())
     }
 
     fn source(&self, id: &MountId, target: &TargetState) -> Source {

@@ -119,7 +119,7 @@ impl StateDir {
         for name in ["mounts", "volumes", "workers", "logs"] {
             fs::create_dir_all(path.join(name)).map_err(failed)?;
         }
-        forget_old_logs(&path.join("logs")).map_err(failed)?;
+        forget_old_logs(&path.join("logs"), |_log| false).map_err(failed)?;
         // Mount points are compared with those in mountinfo, which has no symbolic links.
         Ok(Self { root: path.canonicalize().map_err(failed)? })
     }
@@ -128,6 +128,12 @@ impl StateDir {
     pub(crate) fn existing(path: &Path) -> Result<Self> {
         let failed = |error: std::io::Error| Error::State { path: path.to_owned(), why: error.to_string() };
         Ok(Self { root: path.canonicalize().map_err(failed)? })
+    }
+
+    /// Removes the oldest logs of workers beyond a number, but not those that are needed.
+    pub(crate) fn forget_old_logs(&self, is_needed: impl Fn(&Path) -> bool) -> Result<()> {
+        let path = self.root.join("logs");
+        forget_old_logs(&path, is_needed).map_err(|error| Error::State { path, why: error.to_string() })
     }
 
     /// The directory itself.
@@ -259,7 +265,7 @@ fn forget(path: PathBuf) -> Result<()> {
 }
 
 /// Keeps the newest logs of workers: one stays for every volume that was ever here.
-fn forget_old_logs(directory: &Path) -> std::io::Result<()> {
+fn forget_old_logs(directory: &Path, is_needed: impl Fn(&Path) -> bool) -> std::io::Result<()> {
     let mut logs = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -267,7 +273,8 @@ fn forget_old_logs(directory: &Path) -> std::io::Result<()> {
     }
     logs.sort();
     let old = logs.len().saturating_sub(MAX_LOGS);
-    logs.drain(..old).try_for_each(|(_, path)| fs::remove_file(path))
+    let mut forgotten = logs.drain(..old).map(|(_, path)| path).filter(|path| !is_needed(path));
+    forgotten.try_for_each(fs::remove_file)
 }
 
 #[cfg(test)]
@@ -280,7 +287,9 @@ mod tests {
         for number in 0..=MAX_LOGS {
             std::fs::write(dir.path().join(number.to_string()), "").expect("new");
         }
-        forget_old_logs(dir.path()).expect("writable");
+        forget_old_logs(dir.path(), |_log| true).expect("writable");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), MAX_LOGS + 1, "all are needed");
+        forget_old_logs(dir.path(), |_log| false).expect("writable");
         assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), MAX_LOGS);
     }
 

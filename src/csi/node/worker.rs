@@ -53,6 +53,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const START: Duration = Duration::from_secs(60);
 /// How long it may flush what is not stored yet before a call gives up waiting.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How long a publication waits until its worker knows the volume's limits.
+const LEARN: Duration = Duration::from_secs(10);
 /// How often to look whether workers are as they would be started now.
 const UPDATE: Duration = Duration::from_secs(5);
 /// After this an update that failed is tried again: an image may be there now.
@@ -302,20 +304,27 @@ impl Workers {
         self.kept.lock().get(id).cloned()
     }
 
-    /// Whether the volume is served, or is about to be again. A worker from before is waited for.
-    pub(crate) async fn is_serving(&self, id: &MountId) -> bool {
+    /// Whether the volume is served. A worker from before is waited for.
+    ///
+    /// # Errors
+    /// [`Error::BetweenWorkers`]: it will be, and whoever uses it waits: nothing may be taken down.
+    pub(crate) async fn is_serving(&self, id: &MountId) -> Result<bool> {
         let end = Instant::now() + RESUME;
         loop {
             if let Some(keeper) = self.keeper(id) {
-                return keeper.settled(START).await == Health::Serving;
+                return match keeper.settled(START).await {
+                    Health::Serving => Ok(true),
+                    Health::Waiting => Err(Error::BetweenWorkers { volume: id.to_string() }),
+                    Health::Ended => Ok(false),
+                };
             }
             let recorded = self.state.worker(id).ok().flatten();
             if !recorded.is_some_and(ProcessId::is_alive) {
-                return false;
+                return Ok(false);
             }
             if Instant::now() >= end {
                 warn!(volume = %id, "the worker lives and does not say so");
-                return true;
+                return Ok(true);
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -333,16 +342,21 @@ impl Workers {
     /// Has a worker that serves already look for limits that directories have got since, instead of with its next heartbeat.
     ///
     /// # Errors
-    /// Those of the engine, in the worker's words.
+    /// Those of the engine, in the worker's words. A worker that does not answer soon, such as one of an earlier version, is
+    /// not waited for.
     pub(crate) async fn learn_limits(&self, id: &MountId) -> Result<()> {
         let Some(keeper) = self.keeper(id) else { return Ok(()) };
-        keeper.ask(Command::LearnLimits).await
+        let asked = tokio::time::timeout(LEARN, keeper.ask(Command::LearnLimits)).await;
+        asked.unwrap_or_else(|_elapsed| {
+            warn!(volume = %id, "the worker has not learnt of the new volume's limits yet");
+            Ok(())
+        })
     }
 
     /// Replaces every worker by one of the program that is configured now.
     pub(crate) async fn replace_all(&self) {
         for (id, keeper) in self.keepers() {
-            self.replace(&id, &keeper).await;
+            _ = self.replace(&id, &keeper).await;
         }
     }
 
@@ -350,16 +364,18 @@ impl Workers {
         self.kept.lock().iter().map(|(id, keeper)| (id.clone(), keeper.clone())).collect()
     }
 
-    async fn replace(&self, id: &MountId, keeper: &KeeperHandle) {
+    /// Says in the log what came of it, too.
+    async fn replace(&self, id: &MountId, keeper: &KeeperHandle) -> Result<()> {
         // First, or a mount would wait for what may not come.
         let replaced = match self.prepare(id, keeper.needs()).await {
             Ok(next) => keeper.ask(|answer| Command::Replace(next, answer)).await,
             Err(error) => Err(error),
         };
-        match replaced {
+        match &replaced {
             Ok(()) => info!(volume = %id, "worker replaced"),
             Err(error) => error!(volume = %id, %error, "the worker stays"),
         }
+        replaced
     }
 
     /// Replaces workers that are not as they would be started now, one after the other, for as long as the process lives.
@@ -377,7 +393,9 @@ impl Workers {
                     {
                         info!(volume = %id, "the template of workers has changed");
                         tried.insert(id.clone(), (wanted, Instant::now()));
-                        self.replace(&id, &keeper).await;
+                        if let Err(Error::BetweenWorkers { .. }) = self.replace(&id, &keeper).await {
+                            tried.remove(&id);
+                        }
                     }
                     Ok(_) => {}
                     Err(error) if error.to_string() != said => {
@@ -448,6 +466,10 @@ impl Workers {
     fn open_log(&self, id: &MountId) -> Result<File> {
         let path = self.state.log(id);
         let failed = |error: std::io::Error| Error::State { path: path.clone(), why: error.to_string() };
+        if !path.exists() {
+            // Each pod may have one of its own.
+            self.state.forget_old_logs(|log| self.kept.lock().keys().any(|id| self.state.log(id) == log))?;
+        }
         if std::fs::metadata(&path).is_ok_and(|found| found.len() > MAX_LOG) {
             std::fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
         }

@@ -133,7 +133,9 @@ async fn a_publication_stays_in_its_mount_when_it_would_get_another_one_now() {
     node.publish(moved("redis://:hunter2@db/1")).await.expect("published");
     let first = node.listed().remove(0);
     node.publish(moved("redis://:hunter2@other/1")).await.expect("there already");
-    assert_eq!((node.listed().len(), node.listed().remove(0).worker), (1, first.worker));
+    let same = node.listed().remove(0);
+    assert_eq!((node.listed().len(), &same.mount), (1, &first.mount));
+    assert_ne!(same.worker, first.worker, "one with the new address has followed");
 
     mount::umount(&node.target("a"), true).expect("mounted");
     node.publish(moved("redis://:hunter2@other/1")).await.expect("published again");
