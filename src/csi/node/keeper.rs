@@ -415,6 +415,10 @@ impl Keeper {
         false
     }
 
+    fn is_waited_for(&self) -> bool {
+        self.asked.as_ref().is_some_and(|(_, answer)| !answer.is_closed())
+    }
+
     /// One question at a time: another one would take the answer of the first.
     fn refuse(&self, answer: Answer) {
         // Whoever asked may have gone.
@@ -433,7 +437,7 @@ impl Keeper {
                         self.draining = true;
                         return false;
                     }
-                    Command::Replace(_, answer) | Command::Refresh(_, answer) if self.asked.is_some() => {
+                    Command::Replace(_, answer) | Command::Refresh(_, answer) if self.is_waited_for() => {
                         self.refuse(answer);
                     }
                     Command::Replace(next, answer) => {

@@ -80,7 +80,7 @@ impl Publisher {
         let mut state = self.current(id)?.unwrap_or_else(|| new.clone());
         if let Some(existing) = state.targets.get(target) {
             check_repeat(target, existing, wanted)?;
-            if self.is_served(id).await? {
+            if self.is_served(id, volume).await? {
                 return self.workers.refresh(id, volume).await;
             }
         }
@@ -109,7 +109,7 @@ impl Publisher {
         // On disk before anything is there, so that no mount is ever unknown.
         state.targets.insert(target.clone(), wanted.clone());
         self.state.save(id, state)?;
-        if self.is_served(id).await? {
+        if self.is_served(id, volume).await? {
             self.workers.refresh(id, volume).await?;
             // What the volume holds counts from the first byte on.
             if volume.share == Share::FileSystem {
@@ -136,7 +136,7 @@ impl Publisher {
         let Publication { id, mount, target, wanted, .. } = publication;
         let existing = self.current(other)?.and_then(|mut state| state.targets.remove(target));
         if let Some(existing) = existing
-            && self.is_served(other).await?
+            && self.is_served(other, &publication.volume).await?
         {
             check_repeat(target, &existing, wanted)?;
             info!(volume = %id, %other, %mount, "stays in its mount until it is taken back");
@@ -148,8 +148,13 @@ impl Publisher {
         Ok(false)
     }
 
-    async fn is_served(&self, id: &MountId) -> Result<bool> {
-        Ok(self.workers.is_serving(id).await? && root_of(&self.state.mount_point(id))?.is_some())
+    /// Whether a mount is served. Between two workers it may be new credentials that the next one needs.
+    async fn is_served(&self, id: &MountId, volume: &VolumeMount) -> Result<bool> {
+        let serving = self.workers.is_serving(id).await;
+        if let Err(Error::BetweenWorkers { .. }) = &serving {
+            self.workers.offer(id, volume).await;
+        }
+        Ok(serving? && root_of(&self.state.mount_point(id))?.is_some())
     }
 
     fn source(&self, id: &MountId, target: &TargetState) -> Source {

@@ -269,12 +269,18 @@ fn forget_old_logs(directory: &Path, is_needed: impl Fn(&Path) -> bool) -> std::
     let mut logs = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        logs.push((entry.metadata()?.modified()?, entry.path()));
+        // One that is gone by now has been forgotten by somebody else.
+        if let Ok(found) = entry.metadata() {
+            logs.push((found.modified()?, entry.path()));
+        }
     }
     logs.sort();
     let old = logs.len().saturating_sub(MAX_LOGS);
     let mut forgotten = logs.drain(..old).map(|(_, path)| path).filter(|path| !is_needed(path));
-    forgotten.try_for_each(fs::remove_file)
+    forgotten.try_for_each(|path| match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    })
 }
 
 #[cfg(test)]

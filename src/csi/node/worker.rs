@@ -53,6 +53,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const START: Duration = Duration::from_secs(60);
 /// How long it may flush what is not stored yet before a call gives up waiting.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How long a keeper may take to hear of other credentials.
+const OFFER: Duration = Duration::from_secs(1);
 /// How long a publication waits until its worker knows the volume's limits.
 const LEARN: Duration = Duration::from_secs(10);
 /// How often to look whether workers are as they would be started now.
@@ -337,6 +339,17 @@ impl Workers {
     pub(crate) async fn refresh(&self, id: &MountId, volume: &VolumeMount) -> Result<()> {
         let Some(keeper) = self.keeper(id) else { return Ok(()) };
         keeper.ask(|answer| Command::Refresh(Box::new(volume.config.clone()), answer)).await
+    }
+
+    /// The same while there is no worker, which nobody waits for: the next one is started with them first.
+    pub(crate) async fn offer(&self, id: &MountId, volume: &VolumeMount) {
+        if let Some(keeper) = self.keeper(id) {
+            let (unheard, _) = tokio::sync::oneshot::channel();
+            let offered = keeper.tell(Command::Refresh(Box::new(volume.config.clone()), unheard));
+            if tokio::time::timeout(OFFER, offered).await.is_err() {
+                warn!(volume = %id, "the next worker is being started; credentials may follow later");
+            }
+        }
     }
 
     /// Has a worker that serves already look for limits that directories have got since, instead of with its next heartbeat.
