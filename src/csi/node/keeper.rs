@@ -112,6 +112,11 @@ impl KeeperHandle {
         timeout(limit, measured).await.ok().flatten()
     }
 
+    /// Whether the last worker has left and the next one does not serve yet.
+    pub(crate) fn is_between_workers(&self) -> bool {
+        *self.health.borrow() == Health::Waiting
+    }
+
     /// Waits until the mount is served, or will not be any more; what it is then. After `limit`, what it is anyway.
     pub(crate) async fn settled(&self, limit: Duration) -> Health {
         let mut health = self.health.clone();
@@ -446,7 +451,11 @@ impl Keeper {
                     }
                     Command::Refresh(new, answer) => {
                         let config = refreshed(&self.kept.config, &new).map(|(config, _)| config);
+                        let is_new = config.is_some();
                         self.asked = Some((config, answer));
+                        if is_new {
+                            return true;
+                        }
                     }
                     // The next one looks when it starts.
                     Command::LearnLimits(answer) => self.learning.push_back(answer),

@@ -150,11 +150,8 @@ impl Publisher {
 
     /// Whether a mount is served. Between two workers it may be new credentials that the next one needs.
     async fn is_served(&self, id: &MountId, volume: &VolumeMount) -> Result<bool> {
-        let serving = self.workers.is_serving(id).await;
-        if let Err(Error::BetweenWorkers { .. }) = &serving {
-            self.workers.offer(id, volume).await;
-        }
-        Ok(serving? && root_of(&self.state.mount_point(id))?.is_some())
+        self.workers.offer(id, volume).await;
+        Ok(self.workers.is_serving(id).await? && root_of(&self.state.mount_point(id))?.is_some())
     }
 
     fn source(&self, id: &MountId, target: &TargetState) -> Source {

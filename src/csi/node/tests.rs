@@ -567,3 +567,21 @@ async fn a_topology_is_told_if_there_is_one() {
     let reachable = HashMap::from([("topology.steadfast/reachable".to_owned(), "true".to_owned())]);
     assert_eq!(told(reachable.clone()).await, Some(reachable));
 }
+
+#[tokio::test]
+async fn a_mount_without_a_worker_goes_on_with_the_credentials_of_a_publication() {
+    let node = TestNode::new();
+    node.publish(node.request("v", "a")).await.expect("published");
+    let first = node.worker("v").expect("started");
+    std::fs::write(node.dir.path().join("worker"), WORKER.replace("fail-please", "hunter2")).expect("ours");
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    while volumes(&node.dir.path().join("state")).expect("readable")[0].health != VolumeHealth::BetweenWorkers {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut rotated = node.request("v", "a");
+    rotated.secrets.insert("metaurl".to_owned(), "redis://:rotated@db/1".to_owned());
+    tokio::time::timeout(Duration::from_secs(20), node.publish(rotated)).await.expect("soon").expect("served again");
+    assert!(node.worker("v").is_some_and(|next| next != first && next.is_alive()));
+    assert!(mount::root_of(&node.target("a")).expect("readable").is_some(), "the mount has stayed");
+    node.unpublish("v", "a").await.expect("taken back");
+}

@@ -341,9 +341,9 @@ impl Workers {
         keeper.ask(|answer| Command::Refresh(Box::new(volume.config.clone()), answer)).await
     }
 
-    /// The same while there is no worker, which nobody waits for: the next one is started with them first.
+    /// The same while there is no worker, without waiting for one: the next is started with them first.
     pub(crate) async fn offer(&self, id: &MountId, volume: &VolumeMount) {
-        if let Some(keeper) = self.keeper(id) {
+        if let Some(keeper) = self.keeper(id).filter(KeeperHandle::is_between_workers) {
             let (unheard, _) = tokio::sync::oneshot::channel();
             let offered = keeper.tell(Command::Refresh(Box::new(volume.config.clone()), unheard));
             if tokio::time::timeout(OFFER, offered).await.is_err() {
