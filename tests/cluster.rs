@@ -7,6 +7,7 @@ mod cluster {
     pub(crate) mod figures;
     pub(crate) mod handover;
     pub(crate) mod manifests;
+    pub(crate) mod shares;
     pub(crate) mod walk;
 }
 
@@ -30,6 +31,9 @@ fn from_helm_install_to_nothing_left() {
     if wanted("claims") {
         claims::say_what_their_volumes_are_like(&cluster);
     }
+    if wanted("shares") {
+        shares::have_one_worker(&cluster);
+    }
     for mode in [Mode::Process, Mode::Runner, Mode::Pod] {
         if wanted(mode.name()) {
             cluster.helm(&mode.values());
@@ -49,4 +53,4 @@ fn wanted(part: &str) -> bool {
     tools::text("STEAD_CLUSTER_PARTS").is_none_or(|parts| parts.split(',').any(|named| named == part))
 }
 
-use cluster::{badinput, claims, deploy, figures, handover, walk};
+use cluster::{badinput, claims, deploy, figures, handover, shares, walk};
