@@ -54,7 +54,7 @@ impl Device {
             let error = match (&self.file).read(buffer) {
                 Ok(0) => return Ok(Received::Unmounted),
                 Ok(size) => {
-                    self.vigil.note();
+                    self.vigil.asked();
                     return Ok(Received::Request(size));
                 }
                 Err(error) => error,
@@ -116,7 +116,7 @@ impl Device {
         }
         // The kernel takes a message whole or not at all.
         let sent = (&self.file).write_vectored(&slices[..count]).map(|_whole| ());
-        self.vigil.note();
+        self.vigil.answered();
         sent
     }
 }

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use futures::poll;
 use tokio::task::yield_now;
 
-/// For how long it pays to look: the time for a round trip to an engine near by, and for an application's next call.
-const PATIENCE: Duration = Duration::from_micros(100);
+/// For how long it pays to look: the time for an application's next call.
+const BETWEEN: Duration = Duration::from_micros(100);
+/// The same while a request waits for its answer: the time for a round trip to an engine near by that has much to do for it.
+const WITHIN: Duration = Duration::from_micros(200);
 
 /// Waits awake as long as the last wait suggests that the next event is near.
 #[derive(Debug)]
@@ -23,26 +25,36 @@ pub(crate) struct Vigil {
     epoch: Instant,
     /// The last request or answer, in nanoseconds after `epoch`.
     last_event: AtomicU64,
+    /// It was a request.
+    within: AtomicBool,
     /// The last wait was a short one.
     expectant: AtomicBool,
 }
 
 impl Default for Vigil {
     fn default() -> Self {
-        Self { epoch: Instant::now(), last_event: AtomicU64::new(0), expectant: AtomicBool::new(false) }
+        let (within, expectant) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { epoch: Instant::now(), last_event: AtomicU64::new(0), within, expectant }
     }
 }
 
 impl Vigil {
-    /// Something happened: the next thing may be near.
-    pub(crate) fn note(&self) {
+    /// A request has come: its answer may be near.
+    pub(crate) fn asked(&self) {
+        self.within.store(true, Ordering::Relaxed);
+        self.last_event.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// It has been answered: the next one may be near.
+    pub(crate) fn answered(&self) {
+        self.within.store(false, Ordering::Relaxed);
         self.last_event.store(self.now(), Ordering::Relaxed);
     }
 
     /// Waits for `arrival`. Others on this thread get their turns meanwhile, and other threads this processor.
     pub(crate) async fn wait_for<T>(&self, arrival: impl Future<Output = T>) -> T {
         let mut arrival = pin!(arrival);
-        while self.expectant.load(Ordering::Relaxed) && self.quiet_for() < PATIENCE {
+        while self.expectant.load(Ordering::Relaxed) && self.is_near() {
             if let Poll::Ready(arrived) = poll!(arrival.as_mut()) {
                 return arrived;
             }
@@ -50,8 +62,12 @@ impl Vigil {
             yield_now().await;
         }
         let arrived = arrival.await;
-        self.expectant.store(self.quiet_for() < PATIENCE, Ordering::Relaxed);
+        self.expectant.store(self.is_near(), Ordering::Relaxed);
         arrived
+    }
+
+    fn is_near(&self) -> bool {
+        self.quiet_for() < if self.within.load(Ordering::Relaxed) { WITHIN } else { BETWEEN }
     }
 
     fn quiet_for(&self) -> Duration {
@@ -81,10 +97,10 @@ mod tests {
     #[tokio::test]
     async fn it_stays_awake_after_a_short_wait_and_sleeps_after_a_long_one() {
         let vigil = Vigil::default();
-        vigil.note();
+        vigil.asked();
         vigil.wait_for(after_looks(1)).await;
         assert!(vigil.expectant.load(Ordering::Relaxed), "the next one may follow as soon");
-        vigil.note();
+        vigil.answered();
         vigil.wait_for(sleep(Duration::from_millis(20))).await;
         assert!(!vigil.expectant.load(Ordering::Relaxed), "that took long, and so may the next one");
     }
@@ -93,8 +109,8 @@ mod tests {
     async fn others_have_their_turns_and_its_patience_ends() {
         let vigil = Vigil::default();
         vigil.expectant.store(true, Ordering::Relaxed);
-        vigil.note();
+        vigil.asked();
         timeout(Duration::from_millis(20), vigil.wait_for(pending::<()>())).await.expect_err("the timer had its turn");
-        assert!(vigil.quiet_for() >= PATIENCE);
+        assert!(vigil.quiet_for() >= WITHIN);
     }
 }
