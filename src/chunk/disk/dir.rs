@@ -4,7 +4,7 @@
 //! path. Other processes, the Go client among them, may use the directory at the same time: a file that is not in the index
 //! is looked for all the same, and a scan at start and once an hour takes over what others have changed.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
@@ -38,6 +38,10 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(3600);
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 /// The file with the identity of a directory.
 const LOCK: &str = ".lock";
+/// For so long small files are not written: what is removed meanwhile never is, and the others are written together.
+const LINGER: Duration = Duration::from_secs(1);
+/// The largest of these.
+const SMALL: u32 = 128 << 10;
 /// Whoever waits for the writing thread looks this often whether it hangs.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Files that are kept open. Blocks never change, so an open file stays right even when its name is gone.
@@ -80,14 +84,24 @@ pub(super) struct Shared {
     pub(super) bounds: Bounds,
     health: Health,
     waiting: Waiting,
+    /// What lingers, and until when.
+    idle: Mutex<VecDeque<(Instant, Idle)>>,
     counters: Arc<Counters>,
 }
 
 enum Job {
     /// Of what is in [`Waiting`].
     Store(BlockId),
-    Remove(BlockId),
+    /// Something lingers: what is due may be due earlier now.
+    Look,
     Flush(oneshot::Sender<()>),
+}
+
+/// What is not urgent.
+#[derive(Clone, Copy, Debug)]
+enum Idle {
+    Store(BlockId),
+    Remove(BlockId),
 }
 
 impl CacheDir {
@@ -120,6 +134,7 @@ impl CacheDir {
             bounds,
             health: Health::new(bounds.patience, Instant::now()),
             waiting: Waiting::new(bounds.queue),
+            idle: Mutex::default(),
             counters,
         });
         let (jobs, inbox) = mpsc::channel();
@@ -169,6 +184,9 @@ impl CacheDir {
 
     /// The same without waiting: only from a file that is open, and only what the kernel has in memory.
     pub(super) fn read_now(&self, block: BlockId, want: Range<u32>) -> Option<Bytes> {
+        if let Some(data) = self.shared.waiting.get(block) {
+            return Some(data.slice(want.start as usize..want.end as usize));
+        }
         if self.is_out_of_use() {
             return None;
         }
@@ -187,17 +205,36 @@ impl CacheDir {
             return;
         }
         let wanted = shared.health.admits(Kind::Write, Instant::now()) && shared.waiting.add(block, data);
-        if !wanted || self.jobs.send(Job::Store(block)).is_err() {
+        let asked =
+            wanted && if block.len > SMALL { self.ask(Job::Store(block)) } else { self.later(Idle::Store(block)) };
+        if !asked {
             shared.counters.drops.add(1);
         }
+    }
+
+    /// `false`: the thread has ended.
+    fn ask(&self, job: Job) -> bool {
+        self.jobs.send(job).is_ok()
+    }
+
+    /// To wake the thread costs more than it has to do for a small file, so it is woken once for all that come meanwhile.
+    fn later(&self, job: Idle) -> bool {
+        let is_first = {
+            let mut idle = self.shared.idle.lock();
+            idle.push_back((Instant::now() + LINGER, job));
+            idle.len() == 1
+        };
+        !(is_first || self.shared.waiting.is_crowded()) || self.ask(Job::Look)
     }
 
     /// Has a block's file removed in the background.
     pub(super) fn remove(&self, block: BlockId) {
         self.shared.forget(block);
+        // What is only just being written is removed behind that.
+        self.shared.waiting.remove(block);
         // Without its thread, or out of use, the directory keeps a file that nobody will ask for again.
         if !self.is_out_of_use() {
-            let _ = self.jobs.send(Job::Remove(block));
+            let _ = self.later(Idle::Remove(block));
         }
     }
 
@@ -434,7 +471,8 @@ fn work(shared: &Weak<Shared>, inbox: &mpsc::Receiver<Job>) {
             }
             next_scan = Instant::now() + SCAN_INTERVAL;
         }
-        let next = next_scan.min(next_expiry);
+        let next_idle = shared.upgrade().and_then(|shared| run_idle(&shared, false));
+        let next = next_scan.min(next_expiry).min(next_idle.unwrap_or(next_scan));
         match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(job) => {
                 if let Some(shared) = shared.upgrade() {
@@ -450,14 +488,34 @@ fn work(shared: &Weak<Shared>, inbox: &mpsc::Receiver<Job>) {
 fn run(shared: &Shared, job: Job) {
     match job {
         Job::Store(block) => shared.store(block),
-        Job::Remove(block) => {
-            // Without success there is a file that nobody will ask for.
-            let _ = shared.attempt(Kind::Write, || shared.unlink(block));
-            shared.forget(block);
-        }
+        Job::Look => {}
         Job::Flush(done) => {
+            run_idle(shared, true);
             // Whoever asked may have stopped waiting.
             let _ = done.send(());
+        }
+    }
+}
+
+/// Does what has lingered for long enough, or all. Returns when the next is due.
+fn run_idle(shared: &Shared, all: bool) -> Option<Instant> {
+    loop {
+        let job = {
+            let mut idle = shared.idle.lock();
+            let (due, job) = *idle.front()?;
+            if !all && due > Instant::now() && !shared.waiting.is_crowded() {
+                return Some(due);
+            }
+            idle.pop_front();
+            job
+        };
+        match job {
+            Idle::Store(block) => shared.store(block),
+            Idle::Remove(block) => {
+                // Without success there is a file that nobody will ask for.
+                let _ = shared.attempt(Kind::Write, || shared.unlink(block));
+                shared.forget(block);
+            }
         }
     }
 }

@@ -46,6 +46,11 @@ impl Waiting {
         true
     }
 
+    /// Whether half of the room is taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.state.lock().bytes > self.limit / 2
+    }
+
     /// The data of a block, unless it was given up.
     pub(super) fn get(&self, block: BlockId) -> Option<Bytes> {
         self.state.lock().blocks.get(&block).cloned()
