@@ -80,6 +80,9 @@ fn prepare(place: &Place, create: bool) -> Result<Connection, Fault> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     // A thread of its own does it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // A log that begins anew is cut to what it holds: a frame fills no page, so behind it each page that has left the page
+    // cache would be read before it is written over.
+    connection.pragma_update(None, "journal_size_limit", 0)?;
     complete(&connection)?;
     Ok(connection)
 }
