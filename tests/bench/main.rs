@@ -20,7 +20,8 @@ use table::Table;
 /// Round trip between client and Redis in the second part.
 const LATENCY: Duration = Duration::from_millis(2);
 
-/// How much work. `BENCH_FILES`, `BENCH_MIB` and `BENCH_ROUNDS` scale it.
+/// How much work. `BENCH_FILES`, `BENCH_MIB` and `BENCH_ROUNDS` scale it; `BENCH_PARTS` names some of the tables
+/// (`redis`, `sqlite`, `far`).
 #[derive(Clone, Copy)]
 struct Scale {
     /// Files per thread.
@@ -42,10 +43,15 @@ fn main() {
     println!("A thread on another processor is woken and answers within {:.0} µs\n", answer_time().as_secs_f64() * 1e6);
     let (written, read) = data::disk(mib);
     println!("The disk itself: {written:.0} MB/s written and synced, {read:.0} MB/s read\n");
-    for engine in Engine::ALL {
+    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_unset| "redis,sqlite,far".to_owned());
+    let wanted = |part: &str| parts.split(',').any(|named| named == part);
+    for engine in Engine::ALL.into_iter().filter(|engine| wanted(&format!("{engine:?}").to_lowercase())) {
         let mut table = Table::new(&format!("{engine:?}"));
         (0..rounds).for_each(|round| measure(engine, round, scale, &mut table));
         table.print();
+    }
+    if !wanted("far") {
+        return;
     }
     let mut table = Table::new(&format!("Redis, {} ms away", LATENCY.as_millis()));
     (0..rounds).for_each(|round| measure_far_away(round, scale, &mut table));
