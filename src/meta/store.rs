@@ -352,6 +352,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Indices in `range` of chunks that have records.
     async fn list_chunks(&self, ino: Ino, range: std::ops::Range<u32>) -> Result<Vec<u32>>;
 
+    /// The same for several files: (inode, index). Cheap where, as mostly, there are none.
+    async fn list_chunks_of(&self, files: &[(Ino, std::ops::Range<u32>)]) -> Result<Vec<(Ino, u32)>> {
+        let mut found = Vec::new();
+        for (ino, range) in files {
+            found.extend(self.list_chunks(*ino, range.clone()).await?.into_iter().map(|index| (*ino, index)));
+        }
+        Ok(found)
+    }
+
     /// All sessions, expired or not.
     async fn list_sessions(&self) -> Result<Vec<SessionRecord>>;
 

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use futures::future::try_join_all;
+use futures::future::try_join;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use stead_base::{Ino, SliceId, failpoint};
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::error::{Error, Result};
@@ -110,6 +111,9 @@ impl Meta {
 
     /// Removes the data of the small files that wait for it, until none does.
     async fn delete_waiting(&self) {
+        if !self.options.delete_delay.is_zero() {
+            sleep(self.options.delete_delay).await;
+        }
         while let Some(batch) = self.deletes.take() {
             if batch.len() > 1 && self.delete_few(&batch).await.is_ok() {
                 continue;
@@ -146,7 +150,7 @@ impl Meta {
 
     /// [`Meta::delete_data`] of files with few chunks: one transaction for all lists, and one for all marks.
     async fn delete_few(&self, files: &[(Ino, u64)]) -> Result<()> {
-        let present = try_join_all(files.iter().map(|(ino, length)| self.lists_of(*ino, *length))).await?.concat();
+        let present = self.lists_of(files).await?;
         let dropped = if present.is_empty() { Vec::new() } else { self.drop_lists(present).await? };
         let mut gone = Vec::new();
         if !dropped.is_empty() {
@@ -169,17 +173,16 @@ impl Meta {
         .await
     }
 
-    /// The chunk lists that a deleted file has, read where there will be some.
-    async fn lists_of(&self, ino: Ino, length: u64) -> Result<Vec<(Ino, u32)>> {
-        let end = chunks(length) + CHUNKS_BEYOND;
-        let present = if length == 0 {
-            self.store.list_chunks(ino, 0..end).await?
-        } else {
-            let keys: Vec<Key> = (0..end).map(|index| Key::Chunk(ino, index)).collect();
-            let lists = self.store.read(&keys).await?;
-            (0..end).zip(&lists).filter_map(|(index, list)| list.is_some().then_some(index)).collect()
-        };
-        Ok(present.into_iter().map(|index| (ino, index)).collect())
+    /// The chunk lists that deleted files have; where there will be some they are read, for the transaction that follows.
+    async fn lists_of(&self, files: &[(Ino, u64)]) -> Result<Vec<(Ino, u32)>> {
+        let within = |(ino, length): &(Ino, u64)| (0..chunks(*length)).map(|index| (*ino, index)).collect::<Vec<_>>();
+        let likely = files.iter().flat_map(within).collect::<Vec<_>>();
+        let keys: Vec<Key> = likely.iter().map(|(ino, index)| Key::Chunk(*ino, *index)).collect();
+        let beyond = |(ino, length): &(Ino, u64)| (*ino, chunks(*length)..chunks(*length) + CHUNKS_BEYOND);
+        let beyond: Vec<_> = files.iter().map(beyond).collect();
+        let (lists, beyond) = try_join(self.store.read(&keys), self.store.list_chunks_of(&beyond)).await?;
+        let present = likely.into_iter().zip(&lists).filter_map(|(chunk, list)| list.is_some().then_some(chunk));
+        Ok(present.chain(beyond).collect())
     }
 
     /// Removes chunk lists with their references. Returns the slices that nobody refers to any more: nobody ever will.

@@ -258,6 +258,8 @@ pub struct MetaOptions {
     pub enable_selinux: bool,
     /// Deleted files whose data is removed at the same time.
     pub max_deletes: usize,
+    /// How long the data of a small deleted file waits for that of others, to be removed together with it.
+    pub delete_delay: Duration,
     /// Where "now" comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -278,6 +280,7 @@ impl Default for MetaOptions {
             enable_cap: false,
             enable_selinux: false,
             max_deletes: 100,
+            delete_delay: Duration::from_millis(20),
             clock: Arc::new(SystemClock),
         }
     }

@@ -46,6 +46,20 @@ impl RedisStore {
         Ok(found)
     }
 
+    pub(super) async fn chunks_of(&self, files: &[(Ino, Range<u32>)]) -> Result<Vec<(Ino, u32)>> {
+        let all = |(ino, range): &(Ino, Range<u32>)| range.clone().map(|index| self.keys.chunk(*ino, index)).collect();
+        let keys: Vec<Vec<u8>> = files.iter().flat_map::<Vec<_>, _>(all).collect();
+        let mut any = false;
+        for keys in keys.chunks(BATCH) {
+            any |= self.link.query::<u64>(redis::cmd("EXISTS").arg(keys)).await? > 0;
+        }
+        let mut found = Vec::new();
+        for (ino, range) in files.iter().filter(|_file| any) {
+            found.extend(self.chunks(*ino, range.clone()).await?.into_iter().map(|index| (*ino, index)));
+        }
+        Ok(found)
+    }
+
     async fn chunks_by_scan(&self, ino: Ino, range: Range<u32>) -> Result<Vec<u32>> {
         let start = self.keys.chunks(ino);
         let mut found = BTreeSet::new();
