@@ -25,6 +25,7 @@ mod run;
 mod scan;
 mod script;
 mod seeds;
+mod sole;
 mod tokens;
 mod tracking;
 mod writes;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use stead_base::{Ino, SessionId, SliceId, Tasks};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::error::Result;
@@ -45,8 +47,9 @@ use crate::url::{ConnectOptions, RedisUrl};
 use keys::Keys;
 use link::Link;
 use seeds::Seeds;
+use sole::Sole;
 use tokens::Tokens;
-use tracking::Trust;
+use tracking::{Place, Tracking, Trust};
 
 /// Metadata in Redis.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ pub struct RedisStore {
     keys: Keys,
     seeds: Arc<Seeds>,
     tokens: Tokens,
+    sole: Sole,
     tasks: Tasks,
 }
 
@@ -70,14 +74,39 @@ impl RedisStore {
         let seeds = Arc::new(Seeds::new(url.tuning.client_cache_size.unwrap_or_default()));
         let link = Link::open(url, options, &seeds).await?;
         let keys = Keys::new(link.locator().prefix());
-        let store = Self { link, tokens: Tokens::new(keys.tokens(rand::random())), seeds, keys, tasks: Tasks::new() };
+        let store = Self {
+            link,
+            tokens: Tokens::new(keys.tokens(rand::random())),
+            seeds,
+            keys,
+            sole: Sole::default(),
+            tasks: Tasks::new(),
+        };
         store.check_server().await?;
         Ok(store)
     }
 
-    /// What a name leads to if the server would have told of any change.
-    fn trusted(&self, parent: Ino, name: &Name) -> Option<Option<(Entry, Option<Attr>)>> {
+    /// What a name leads to if that is as good as an answer: nobody has changed it, or the server would have told. What it
+    /// does not lead to is believed of a volume's only client: another one's new name has to be seen at once, and what the
+    /// server tells may be a moment behind what it has answered the other.
+    async fn remembered(&self, parent: Ino, name: &Name) -> Option<Option<(Entry, Option<Attr>)>> {
         let tracking = self.link.tracking()?;
+        let found = self.trusted(tracking, parent, name)?;
+        if found.is_none() && tracking.is_optional() && !self.is_alone(tracking).await {
+            return None;
+        }
+        // What has come in by now is taken note of meanwhile.
+        yield_now().await;
+        let found = self.trusted(tracking, parent, name)?;
+        let believed = found.is_some() || !tracking.is_optional() || self.sole.is_known(tracking) == Some(true);
+        believed.then_some(found)
+    }
+
+    fn trusted(&self, tracking: &Tracking, parent: Ino, name: &Name) -> Option<Option<(Entry, Option<Attr>)>> {
+        let never_given = self.seeds.never_given(parent, name);
+        if never_given.is_some_and(|since| tracking.trust_in(Place::Directory(parent), since) == Trust::Unchanged) {
+            return Some(None);
+        }
         let seed = |key: &Key| {
             let seed = self.seeds.get(key)?;
             (tracking.trust(key, seed.at) == Trust::Unchanged).then_some(seed.raw)
@@ -135,19 +164,28 @@ impl Store for RedisStore {
     }
 
     async fn lookup(&self, parent: Ino, name: &Name) -> Result<Option<(Entry, Option<Attr>)>> {
-        if let Some(found) = self.trusted(parent, name) {
+        if let Some(found) = self.remembered(parent, name).await {
             return Ok(found);
         }
         let at = Instant::now();
         let (dir, key) = (self.keys.entries(parent), Key::Entry(parent, name.clone()));
+        // What is declared is told of later; that the name leads there is a guess.
+        let guess = self.seeds.get(&key).and_then(|seed| Some(self.decode_entry(&key, &seed.raw?).ok()?.ino));
+        let declared = [Some(dir), guess.map(|ino| self.keys.attr(ino))];
+        let declared: Vec<&[u8]> = declared.iter().flatten().map(Vec::as_slice).collect();
         let found: Option<(Bytes, Option<Bytes>)> = self
             .link
-            .eval(&script::LOOKUP, &[&dir], |call| {
+            .eval(&script::LOOKUP, &declared, |call| {
                 call.arg(name.as_bytes()).arg(self.keys.prefix());
             })
             .await?;
+        self.watch([Place::Directory(parent)], at);
         match found {
-            Some((raw, attr)) => self.found(key, &raw, attr, at).map(Some),
+            Some((raw, attr)) => {
+                let found = self.found(key, &raw, attr, at)?;
+                self.watch(guess.filter(|ino| *ino == found.0.ino).map(Place::Inode), at);
+                Ok(Some(found))
+            }
             None => {
                 self.seeds.put(&key, None, at);
                 Ok(None)
@@ -171,7 +209,7 @@ impl Store for RedisStore {
     }
 
     fn on_change(&self, hook: ChangeHook) -> bool {
-        self.link.tracking().inspect(|tracking| tracking.set_hook(hook)).is_some()
+        self.link.tracking().is_some_and(|tracking| tracking.set_hook(hook))
     }
 
     async fn listen(&self, hook: NoticeHook) -> Result<bool> {
@@ -207,6 +245,10 @@ impl Store for RedisStore {
 
     async fn list_chunks(&self, ino: Ino, range: Range<u32>) -> Result<Vec<u32>> {
         self.chunks(ino, range).await
+    }
+
+    async fn list_chunks_of(&self, files: &[(Ino, Range<u32>)]) -> Result<Vec<(Ino, u32)>> {
+        self.chunks_of(files).await
     }
 
     async fn list_sessions(&self) -> Result<Vec<SessionRecord>> {

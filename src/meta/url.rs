@@ -4,8 +4,8 @@
 
 mod tuning;
 
-pub use tuning::RedisTuning;
 use tuning::flag;
+pub use tuning::{ClientCache, RedisTuning};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ use stead_fuse::{FuseConfig, Negotiated, Session};
 use stead_meta::format::Format;
 use stead_meta::ops::{Meta, MetaOptions};
 use stead_meta::store::Store;
-use stead_meta::url::{ConnectOptions, MetaUrl, connect};
+use stead_meta::url::{ClientCache, ConnectOptions, MetaUrl, connect};
 use stead_vfs::{Segment, Vfs, VfsConfig};
 use stead_volume::{CacheChecksum, CacheEviction, MountConfig, MountOptions};
 use tokio::runtime::Handle;
@@ -203,6 +203,7 @@ async fn load_format(config: &MountConfig, process: &Process) -> Result<(Arc<dyn
     let password = config.meta_password.as_ref().map(|password| password.0.clone());
     let sentinel_password = config.sentinel_password.as_ref().map(|password| password.0.clone());
     let url = config.meta_url.0.parse::<MetaUrl>()?.or_password(password).with_sentinel_password(sentinel_password);
+    let url = only_what_may_be_cached(url, config);
     let mut options = ConnectOptions::new(Arc::clone(&process.clock));
     options.retry_for = config.options.io_timeout;
     let store = connect(&url, &options).await?;
@@ -212,6 +213,19 @@ async fn load_format(config: &MountConfig, process: &Process) -> Result<(Arc<dyn
         warn!("the volume keeps a change log (ChangeLog): what changes through this mount will be missing from it");
     }
     Ok((store, format))
+}
+
+/// Where the kernel may keep nothing that another client could change, this client believes nothing either.
+fn only_what_may_be_cached(mut url: MetaUrl, config: &MountConfig) -> MetaUrl {
+    let options = &config.options;
+    let nothing = [options.attr_cache, options.entry_cache, options.dir_entry_cache].contains(&Duration::ZERO);
+    if let MetaUrl::Redis(redis) = &mut url
+        && redis.tuning.client_cache == ClientCache::Asked
+        && nothing
+    {
+        redis.tuning.client_cache = ClientCache::Off;
+    }
+    url
 }
 
 fn open_chunks(

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Value};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -19,7 +19,7 @@ use super::script::{self, Script};
 use super::seeds::Seeds;
 use super::tracking::Tracking;
 use crate::error::{Error, Result};
-use crate::url::{ConnectOptions, RedisTuning, RedisUrl};
+use crate::url::{ClientCache, ConnectOptions, RedisTuning, RedisUrl};
 
 /// Commands that wait for being written; more wait in their tasks.
 const PIPELINE: usize = 1024;
@@ -64,9 +64,10 @@ impl Link {
             .set_pipeline_buffer_size(PIPELINE);
         let mut locator = Locator::new(url).await?;
         locator.recognise_cluster(&config).await.map_err(Fault::into_error)?;
-        let tracking = tuning
-            .client_cache
-            .then(|| Arc::new(Tracking::new(locator.prefix(), tuning.client_cache_expire, Arc::clone(seeds))));
+        let tracking = (tuning.client_cache != ClientCache::Off).then(|| {
+            let (prefix, expire) = (locator.prefix(), tuning.client_cache_expire);
+            Arc::new(Tracking::new(tuning.client_cache, prefix, expire, Arc::clone(seeds)))
+        });
         let link = Self {
             tracking,
             locator: Arc::new(locator),
@@ -108,13 +109,38 @@ impl Link {
 
     /// Sends a command once.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Fault> {
+        Ok(self.send_numbered(command).await?.0)
+    }
+
+    /// The same with the number of the connection.
+    async fn send_numbered(&self, command: &Cmd) -> Result<(Value, u64), Fault> {
         let mut at = self.connected().await?;
+        let asked = Instant::now();
         let sent = at.connection.send_packed_command(command).await;
-        let reply = sent.and_then(Value::extract_error);
+        let reply = self.answered(at.number, asked, sent.and_then(Value::extract_error))?;
+        Ok((reply, at.number))
+    }
+
+    /// Sends a command once, and reads `keys` right behind it, before anybody else can change them: of what a client has
+    /// read the server tells.
+    async fn send_and_watch(&self, command: &Cmd, keys: &[Vec<u8>]) -> Result<Value, Fault> {
+        let mut at = self.connected().await?;
+        let mut transaction = redis::Pipeline::with_capacity(4);
+        transaction.cmd("MULTI").add_command(command.clone()).cmd("EXISTS").arg(keys).cmd("EXEC");
+        let asked = Instant::now();
+        let sent = at.connection.send_packed_commands(&transaction, 0, transaction.len()).await;
+        self.answered(at.number, asked, sent.and_then(first_of_transaction))
+    }
+
+    /// Takes note of what an answer, or that there was none, says about the connection.
+    fn answered(&self, number: u64, asked: Instant, reply: RedisResult<Value>) -> Result<Value, Fault> {
+        if let (Ok(_answer), Some(tracking)) = (&reply, &self.tracking) {
+            tracking.heard(asked);
+        }
         reply.map_err(|error| {
             let fault = Fault::of(&self.engine, &error);
             if matches!(fault, Fault::Unknown(_)) || fault::is_elsewhere(&error) {
-                self.lost(at.number, &error);
+                self.lost(number, &error);
             }
             fault
         })
@@ -127,24 +153,39 @@ impl Link {
         keys: &[&[u8]],
         fill: impl Fn(&mut Cmd),
     ) -> Result<Value, Fault> {
-        let mut call = script.call(keys);
-        fill(&mut call);
-        match self.send(&call).await {
-            Err(Fault::NoScript) => {
-                let mut call = script.call_with_source(keys);
-                fill(&mut call);
-                self.send(&call).await
-            }
+        self.send_script_and_watch(script, keys, fill, &[]).await
+    }
+
+    /// The same; afterwards the server tells of changes of the keys in `watched`, if any.
+    pub(super) async fn send_script_and_watch(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        fill: impl Fn(&mut Cmd),
+        watched: &[Vec<u8>],
+    ) -> Result<Value, Fault> {
+        let send = async |mut call: Cmd| {
+            fill(&mut call);
+            if watched.is_empty() { self.send(&call).await } else { self.send_and_watch(&call, watched).await }
+        };
+        match send(script.call(keys)).await {
+            Err(Fault::NoScript) => send(script.call_with_source(keys)).await,
             reply => reply,
         }
     }
 
     /// Sends a command that may be done twice until there is an answer.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        Ok(self.query_numbered(command).await?.0)
+    }
+
+    /// The same with the number of the connection that brought the answer: what one server has said may mean nothing to
+    /// another.
+    pub(super) async fn query_numbered<T: FromRedisValue>(&self, command: &Cmd) -> Result<(T, u64)> {
         let mut patience = self.patience();
         loop {
-            match self.send(command).await {
-                Ok(reply) => return self.read(reply),
+            match self.send_numbered(command).await {
+                Ok((reply, number)) => return Ok((self.read(reply)?, number)),
                 Err(fault) => again(fault, &mut patience).await?,
             }
         }
@@ -211,7 +252,13 @@ impl Link {
         let explain = |error| Fault::of_connecting(&self.engine, &self.engine, &error);
         let mut connection = match &self.tracking {
             None => self.locator.connect(&self.config).await?,
-            Some(tracking) => self.connect_tracked(tracking, number, explain).await?,
+            Some(tracking) => match self.connect_tracked(tracking, number, explain).await {
+                Err(Fault::Final(why)) if tracking.is_optional() => {
+                    debug!(engine = self.engine, %why, "the server does not tell of changes");
+                    self.locator.connect(&self.config).await?
+                }
+                connected => connected?,
+            },
         };
         for script in script::all() {
             let loaded = connection.send_packed_command(&script.load()).await;
@@ -238,7 +285,7 @@ impl Link {
             told.take(number, push);
             Ok::<(), Infallible>(())
         });
-        let mut connection = self.locator.connect(&config).await?;
+        let mut connection = self.locator.connect_to_listen(&config).await?;
         let on = connection.send_packed_command(&tracking.command()).await;
         on.and_then(Value::extract_error).map_err(explain)?;
         tracking.begin(number);
@@ -251,6 +298,19 @@ impl Link {
             state.current = None;
             warn!(engine = self.engine, why = %error, "connection lost");
         }
+    }
+}
+
+/// The answer to the first command of a transaction, from the answers to MULTI, the commands and EXEC. What is refused
+/// before it is EXEC'd says why there; EXEC only says that it was.
+fn first_of_transaction(replies: Vec<Value>) -> RedisResult<Value> {
+    let mut last = Value::Nil;
+    for reply in replies {
+        last = reply.extract_error()?;
+    }
+    match last {
+        Value::Array(answers) => answers.into_iter().next().unwrap_or(Value::Nil).extract_error(),
+        other => Ok(other),
     }
 }
 

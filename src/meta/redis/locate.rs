@@ -58,10 +58,6 @@ impl Locator {
     /// [`Error::Address`] for certificates that cannot be read, [`Error::NotSupported`] for `tls-server-name`.
     pub(super) async fn new(url: &RedisUrl) -> Result<Self> {
         let mut login = RedisConnectionInfo::default();
-        if url.tuning.client_cache {
-            // What the server tells by itself comes between the answers.
-            login = login.set_protocol(ProtocolVersion::RESP3);
-        }
         let mut sentinel_login = RedisConnectionInfo::default();
         if let Some(user) = &url.user {
             login = login.set_username(user);
@@ -120,7 +116,7 @@ impl Locator {
         self.connect_as(&self.login, config).await
     }
 
-    /// The same for what the server says by itself, which needs version 6.
+    /// The same for what the server says by itself, between the answers, which needs version 6.
     pub(super) async fn connect_to_listen(
         &self,
         config: &AsyncConnectionConfig,

@@ -11,64 +11,106 @@ use tracing::{debug, error};
 
 use super::RedisStore;
 use super::scan::BATCH;
+use super::tracking::Place;
 use super::{keys, script};
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::records::{Attr, Key, Name, Record, Slice};
 use crate::store::{Cursor, Listed, Page};
 
-/// Name, entry, attributes.
-type RawListed = (Bytes, Bytes, Option<Bytes>);
 /// A key and what a script says of its record.
 type RawRecord = (Bytes, Option<Bytes>);
 
 impl RedisStore {
     pub(super) async fn page(&self, dir: Ino, with_attrs: bool, from: Cursor, limit: usize) -> Result<Page<Listed>> {
         let at = Instant::now();
-        let (next, found): (Vec<u8>, Vec<RawListed>) = self
-            .link
-            .eval(&script::PAGE, &[&self.keys.entries(dir)], |call| {
-                call.arg(start(&from)).arg(limit.clamp(1, BATCH));
-                call.arg(i32::from(with_attrs)).arg(self.keys.prefix());
-            })
-            .await?;
-        let mut page = Page { items: Vec::new(), corrupt: Vec::new(), next: goes_on(next) };
-        for (name, raw, attr) in found {
-            match self.listed(dir, Name::stored(name), &raw, attr, at) {
-                Ok((item, None)) => page.items.push(item),
-                Ok((item, Some(error))) => {
-                    page.items.push(item);
-                    left_out(&mut page, error);
+        let mut page = Page { items: Vec::new(), corrupt: Vec::new(), next: None };
+        for (name, raw) in self.scan_entries(dir, &from, limit, &mut page.next).await? {
+            let name = Name::stored(name);
+            let key = Key::Entry(dir, name.clone());
+            match self.decode_entry(&key, &raw) {
+                Ok(entry) => {
+                    self.seeds.put(&key, Some(raw), at);
+                    page.items.push(Listed { name, entry, attr: None });
                 }
                 Err(error) => left_out(&mut page, error),
             }
         }
+        self.watch([Place::Directory(dir)], at);
+        if with_attrs {
+            self.add_attrs(&mut page).await?;
+        }
         Ok(page)
     }
 
-    /// An entry, and what is wrong with its attributes.
-    fn listed(
+    /// A step of HSCAN, by plain commands: a script would have the server handle each entry slowly, and there is one server
+    /// for all. A cursor says on which connection it was given, since another server does not know it.
+    async fn scan_entries(
         &self,
         dir: Ino,
-        name: Name,
-        raw: &Bytes,
-        attr: Option<Bytes>,
-        at: Instant,
-    ) -> Result<(Listed, Option<Error>)> {
-        let key = Key::Entry(dir, name.clone());
-        let entry = self.decode_entry(&key, raw)?;
-        self.seeds.put(&key, Some(raw.clone()), at);
-        let Some(answer) = attr else { return Ok((Listed { name, entry, attr: None }, None)) };
-        let key = Key::Attr(entry.ino);
-        let attr = answered(&self.keys.attr(entry.ino), &answer).and_then(|raw| {
-            let attr = self.decode_attr(entry.ino, Some(&raw))?;
-            self.seeds.put(&key, Some(raw), at);
-            Ok(attr)
-        });
-        Ok(match attr {
-            Ok(attr) => (Listed { name, entry, attr }, None),
-            Err(error) => (Listed { name, entry, attr: None }, Some(error)),
-        })
+        from: &Cursor,
+        limit: usize,
+        next: &mut Option<Cursor>,
+    ) -> Result<Vec<(Bytes, Bytes)>> {
+        let text = String::from_utf8_lossy(&from.0);
+        let (mut cursor, given_on) = text.split_once('@').unwrap_or(("0", ""));
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(self.keys.entries(dir)).arg(cursor).arg("COUNT").arg(limit.clamp(1, BATCH));
+            let ((position, entries), number): ((String, _), _) = self.link.query_numbered(&scan).await?;
+            if cursor == "0" || number.to_string() == given_on {
+                *next = (position != "0").then(|| Cursor(format!("{position}@{number}").into_bytes()));
+                return Ok(entries);
+            }
+            cursor = "0";
+        }
+    }
+
+    /// Adds the attributes that there are.
+    async fn add_attrs(&self, page: &mut Page<Listed>) -> Result<()> {
+        for first in (0..page.items.len()).step_by(BATCH) {
+            let (at, last) = (Instant::now(), page.items.len().min(first + BATCH));
+            let inodes: Vec<Ino> = page.items[first..last].iter().map(|item| item.entry.ino).collect();
+            let mut ask = redis::cmd("MGET");
+            ask.arg(inodes.iter().map(|ino| self.keys.attr(*ino)).collect::<Vec<_>>());
+            let found: Vec<Option<Bytes>> = self.link.query(&ask).await?;
+            if found.len() != inodes.len() {
+                return Err(self.link.unexpected("another number of records than was asked for"));
+            }
+            self.watch(inodes.iter().copied().map(Place::Inode), at);
+            let mut missing = Vec::new();
+            for ((n, ino), raw) in (first..).zip(inodes).zip(found) {
+                match raw {
+                    Some(raw) => match self.decode_attr(ino, Some(&raw)) {
+                        Ok(attr) => {
+                            self.seeds.put(&Key::Attr(ino), Some(raw), at);
+                            page.items[n].attr = attr;
+                        }
+                        Err(error) => left_out(page, error),
+                    },
+                    None => missing.push(Key::Attr(ino)),
+                }
+            }
+            self.say_what_is_wrong(missing, page).await?;
+        }
+        Ok(())
+    }
+
+    /// MGET finds nothing at a key of another type.
+    async fn say_what_is_wrong(&self, missing: Vec<Key>, page: &mut Page<Listed>) -> Result<()> {
+        match self.fetch(&missing).await {
+            Ok(_absent) => return Ok(()),
+            Err(Error::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        for key in missing {
+            match self.fetch(&[key]).await {
+                Ok(_absent) => {}
+                Err(error @ Error::Corrupt { .. }) => left_out(page, error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn all_attrs(&self, from: Cursor, limit: usize) -> Result<Page<(Ino, Attr)>> {

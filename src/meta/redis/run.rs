@@ -4,11 +4,12 @@
 //! Invariant: an outcome is handed out only if everything that the body compared was read or verified by the server
 //! during this call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::{Cmd, FromRedisValue, Value};
+use stead_base::Ino;
 use tokio::time::Instant;
 
 use super::RedisStore;
@@ -16,7 +17,9 @@ use super::fault::{Fault, Patience};
 use super::keys::{self, Place};
 use super::link::again;
 use super::script;
+use super::seeds::Seed;
 use super::tokens::Slot;
+use super::tracking;
 use super::writes::{self, Command};
 use crate::error::{Error, Result};
 use crate::records::{Key, Record, Write};
@@ -28,6 +31,10 @@ const ATTEMPTS: u32 = 50;
 const AT_ONCE: u32 = 4;
 /// How old a seed may be that serves as a hint.
 const HINT_AGE: Duration = Duration::from_secs(1);
+/// Places that a commit changes and the server is to tell of.
+const WATCHED: usize = 16;
+/// Places that a fetch declares: older servers go through all of them with each record that the script reads.
+const DECLARED: usize = 4;
 /// Records in one fetch; more would hold the server up.
 const FETCH: usize = 512;
 
@@ -84,7 +91,12 @@ impl RedisStore {
         let mut found = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(FETCH) {
             let places: Vec<Place> = wanted.iter().map(|key| self.keys.place(key)).collect();
-            found.extend(self.fetch_places(&places).await?);
+            let mut watched: BTreeSet<_> = wanted.iter().filter_map(tracking::Place::of).collect();
+            if watched.len() > DECLARED {
+                watched.clear();
+            }
+            found.extend(self.fetch_places(&places, &watched).await?);
+            self.watch(watched, at);
         }
         for (key, raw) in wanted.iter().zip(&found) {
             self.seeds.put(key, raw.clone(), at);
@@ -92,10 +104,12 @@ impl RedisStore {
         Ok(found)
     }
 
-    async fn fetch_places(&self, places: &[Place]) -> Result<Vec<Raw>> {
+    async fn fetch_places(&self, places: &[Place], watched: &BTreeSet<tracking::Place>) -> Result<Vec<Raw>> {
+        let declared = [vec![self.tokens.key.clone()], self.watched_keys(watched)].concat();
+        let declared: Vec<&[u8]> = declared.iter().map(Vec::as_slice).collect();
         let found: Vec<Raw> = self
             .link
-            .eval(&script::FETCH, &[&self.tokens.key], |call| {
+            .eval(&script::FETCH, &declared, |call| {
                 for place in places {
                     call.arg(place.how).arg(&place.key).arg(&place.field);
                 }
@@ -125,8 +139,19 @@ impl RedisStore {
         if let Some(tracking) = self.link.tracking() {
             tracking.announce(writes);
         }
-        let committed = self.commit(&places, &writes::commands(&self.keys, writes)).await;
-        let committed = committed.inspect_err(|_unknown| self.seeds.doubt(writes))?;
+        let new_directories = view.new_directories(writes);
+        let mut changed: BTreeSet<_> = writes.iter().filter_map(tracking::Place::changed_by).collect();
+        changed.extend(new_directories.iter().copied().map(tracking::Place::Directory));
+        let watched = self.worth_watching(&changed);
+        if watched.is_empty() {
+            self.unwatch(changed.clone());
+        }
+        let commands = writes::commands(&self.keys, writes);
+        let committed = self.commit(&places, &commands, &self.watched_keys(&watched)).await;
+        let committed = committed.inspect_err(|_unknown| {
+            self.seeds.doubt(writes);
+            self.unwatch(changed.clone());
+        })?;
         let done = matches!(committed, Committed::Yes);
         let mut fresh: HashMap<usize, Raw> = match committed {
             Committed::Yes => HashMap::new(),
@@ -141,15 +166,25 @@ impl RedisStore {
                 None => view.confirmed(&key),
             }
         }
-        if done {
-            self.seeds.apply(&self.keys, writes, at);
+        if !done {
+            return Ok(false);
         }
-        Ok(done)
+        self.seeds.apply(&self.keys, writes, at);
+        self.sole.note(writes);
+        if watched.is_empty() {
+            self.unwatch(changed);
+        } else {
+            self.watch(watched, at);
+            for dir in new_directories {
+                self.seeds.made_directory(dir, at);
+            }
+        }
+        Ok(true)
     }
 
     /// Notes `value` at `place` if what `claim` makes of the present number says so. True if this call has done it.
     pub(super) async fn set_number_if(&self, place: Place, value: i64, claim: impl Fn(i64) -> bool) -> Result<bool> {
-        let mut raw = self.fetch_places(std::slice::from_ref(&place)).await?.pop().flatten();
+        let mut raw = self.fetch_places(std::slice::from_ref(&place), &BTreeSet::new()).await?.pop().flatten();
         loop {
             let last = match &raw {
                 None => 0,
@@ -159,23 +194,28 @@ impl RedisStore {
                 return Ok(false);
             }
             let write = writes::set(place.key.clone(), value.to_string());
-            match self.commit(&[(place.clone(), raw)], &[write]).await? {
+            match self.commit(&[(place.clone(), raw)], &[write], &[]).await? {
                 Committed::Yes => return Ok(true),
                 Committed::Changed(fresh) => raw = fresh.into_iter().next().and_then(|(_n, raw)| raw),
             }
         }
     }
 
-    async fn commit(&self, expected: &[Expected], writes: &[Command]) -> Result<Committed> {
+    async fn commit(&self, expected: &[Expected], writes: &[Command], watched: &[Vec<u8>]) -> Result<Committed> {
         let slot = self.tokens.slot().await;
         let mut patience = self.link.patience();
         let declared = self.declared(expected, writes);
         let keys: Vec<&[u8]> = declared.iter().map(Vec::as_slice).collect();
         loop {
-            let operation = slot.operation();
-            let fill = |call: &mut Cmd| fill_commit(call, &slot, operation, expected, writes);
-            match self.link.send_script(&script::COMMIT, &keys, fill).await {
-                Ok(Value::Int(1)) => return Ok(Committed::Yes),
+            let (operation, at, renews) = (slot.operation(), Instant::now(), slot.renews());
+            let fill = |call: &mut Cmd| fill_commit(call, &slot, operation, renews, expected, writes);
+            match self.link.send_script_and_watch(&script::COMMIT, &keys, fill, watched).await {
+                Ok(Value::Int(1)) => {
+                    if renews {
+                        slot.renewed(at);
+                    }
+                    return Ok(Committed::Yes);
+                }
                 // Another operation of this slot was fenced meanwhile: it goes with the next number.
                 Ok(Value::Int(0)) => {}
                 Ok(reply) => return self.changed(reply).map(Committed::Changed),
@@ -187,6 +227,34 @@ impl RedisStore {
                 }
                 Err(fault) => again(fault, &mut patience).await?,
             }
+        }
+    }
+
+    /// What of this a commit has the server tell of. Little: of most of what large ones change nobody will ask.
+    fn worth_watching(&self, changed: &BTreeSet<tracking::Place>) -> BTreeSet<tracking::Place> {
+        let watches = self.link.tracking().is_some_and(tracking::Tracking::watches);
+        if watches && changed.len() <= WATCHED { changed.clone() } else { BTreeSet::new() }
+    }
+
+    fn watched_keys(&self, watched: &BTreeSet<tracking::Place>) -> Vec<Vec<u8>> {
+        let watches = self.link.tracking().is_some_and(tracking::Tracking::watches);
+        let key = |place: &tracking::Place| match place {
+            tracking::Place::Inode(ino) => self.keys.attr(*ino),
+            tracking::Place::Directory(dir) => self.keys.entries(*dir),
+            tracking::Place::Sessions => self.keys.named("allSessions"),
+        };
+        if watches { watched.iter().map(key).collect() } else { Vec::new() }
+    }
+
+    pub(super) fn watch(&self, watched: impl IntoIterator<Item = tracking::Place>, at: Instant) {
+        if let Some(tracking) = self.link.tracking() {
+            tracking.watch(watched, at);
+        }
+    }
+
+    fn unwatch(&self, changed: impl IntoIterator<Item = tracking::Place>) {
+        if let Some(tracking) = self.link.tracking() {
+            tracking.unwatch(changed);
         }
     }
 
@@ -223,8 +291,15 @@ impl RedisStore {
 /// A place and what must be there.
 type Expected = (Place, Raw);
 
-fn fill_commit(call: &mut Cmd, slot: &Slot<'_>, operation: u64, expected: &[Expected], writes: &[Command]) {
-    call.arg(slot.number).arg(operation).arg(expected.len());
+fn fill_commit(
+    call: &mut Cmd,
+    slot: &Slot<'_>,
+    operation: u64,
+    renews: bool,
+    expected: &[Expected],
+    writes: &[Command],
+) {
+    call.arg(slot.number).arg(operation).arg(u8::from(renews)).arg(expected.len());
     for (place, raw) in expected {
         call.arg(place.how).arg(&place.key).arg(&place.field);
         match raw {
@@ -294,6 +369,19 @@ impl<'a> View<'a> {
         used.filter(|(_key, known)| known.used == Some(Check::Compare)).map(|(key, _known)| key.clone()).collect()
     }
 
+    /// Directories that these writes make where nothing was.
+    fn new_directories(&self, writes: &[Write]) -> Vec<Ino> {
+        let absent = |ino: Ino| {
+            let known = self.known.get(&Key::Attr(ino));
+            known.is_some_and(|known| known.used == Some(Check::Compare) && known.raw.is_none())
+        };
+        let made = writes.iter().filter_map(|write| match write {
+            Write::SetAttr(ino, attr) if attr.is_dir() && absent(*ino) => Some(*ino),
+            _ => None,
+        });
+        made.collect()
+    }
+
     fn verified(&mut self, key: Key, raw: Raw) {
         let known = Known { raw, verified: true, at: Instant::now(), used: None };
         self.known.insert(key, known);
@@ -308,11 +396,19 @@ impl<'a> View<'a> {
     /// What is known of a record, from this call or an earlier one.
     fn find(&mut self, key: &Key) -> Option<&mut Known> {
         if !self.known.contains_key(key) {
-            let seed = self.store.seeds.get(key)?;
+            let seed = self.store.seeds.get(key).or_else(|| self.never_given(key))?;
             let known = Known { raw: seed.raw, verified: false, at: seed.at, used: None };
             self.known.insert(key.clone(), known);
         }
         self.known.get_mut(key)
+    }
+}
+
+impl View<'_> {
+    fn never_given(&self, key: &Key) -> Option<Seed> {
+        let Key::Entry(dir, name) = key else { return None };
+        let at = self.store.seeds.never_given(*dir, name)?;
+        Some(Seed { raw: None, at })
     }
 }
 

@@ -12,9 +12,9 @@ pub(super) struct Script {
 }
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $($file:literal)+;)*) => {
         $($(#[$doc])* pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(include_str!("lua/lib.lua"), include_str!($file)))
+            Script::new(concat!($(include_str!($file)),+))
         });)*
 
         /// All of them.
@@ -24,21 +24,20 @@ macro_rules! scripts {
     };
 }
 
+// With as little as each needs: the server makes every function anew at each call.
 scripts! {
     /// An entry and its attributes.
-    LOOKUP = "lua/lookup.lua";
+    LOOKUP = "lua/lib.lua" "lua/entry.lua" "lua/lookup.lua";
     /// Any records.
-    FETCH = "lua/fetch.lua";
+    FETCH = "lua/lib.lua" "lua/fetch.lua";
     /// Compare and write.
-    COMMIT = "lua/commit.lua";
+    COMMIT = "lua/lib.lua" "lua/commit.lua";
     /// What became of a commit.
     RESOLVE = "lua/resolve.lua";
-    /// A page of a directory.
-    PAGE = "lua/page.lua";
     /// A page of all keys of a kind.
-    SCAN = "lua/scan.lua";
+    SCAN = "lua/lib.lua" "lua/cursor.lua" "lua/scan.lua";
     /// A page of a hash.
-    SCAN_HASH = "lua/scan_hash.lua";
+    SCAN_HASH = "lua/lib.lua" "lua/cursor.lua" "lua/scan_hash.lua";
     /// Existing chunks of a file.
     CHUNKS = "lua/chunks.lua";
     /// Slice references of an old form.

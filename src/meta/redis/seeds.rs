@@ -20,7 +20,9 @@ use crate::codec;
 use crate::records::{Counter, Key, Name, Record, Slice, Write};
 
 /// Records that are remembered.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+/// Directories of which everything is remembered.
+const COMPLETE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Larger ones are not.
 const MAX_BYTES: usize = 4096;
 
@@ -42,7 +44,25 @@ struct Memory {
     written: Option<Instant>,
 }
 
-type Memories = LruCache<Key, Memory>;
+#[derive(Debug)]
+struct Memories {
+    records: LruCache<Key, Memory>,
+    /// Directories that this client has made, and when, as long as all that it has put into them is remembered.
+    complete: LruCache<Ino, Instant>,
+}
+
+impl Memories {
+    fn peek(&self, key: &Key) -> Option<&Memory> {
+        self.records.peek(key)
+    }
+
+    fn remember(&mut self, key: Key, memory: Memory) {
+        let made_room = self.records.push(key.clone(), memory).map(|(old, _memory)| old).filter(|old| *old != key);
+        if let Some(Key::Entry(dir, _name)) = made_room {
+            self.complete.pop(&dir);
+        }
+    }
+}
 
 /// The records seen last.
 #[derive(Debug)]
@@ -57,25 +77,26 @@ impl Default for Seeds {
 impl Seeds {
     /// Room for so many, or more.
     pub(super) fn new(room: usize) -> Self {
-        Self(Mutex::new(LruCache::new(NonZeroUsize::new(room).map_or(REMEMBERED, |room| room.max(REMEMBERED)))))
+        let room = NonZeroUsize::new(room).map_or(REMEMBERED, |room| room.max(REMEMBERED));
+        Self(Mutex::new(Memories { records: LruCache::new(room), complete: LruCache::new(COMPLETE) }))
     }
 
     /// The same with whether a commit of ours wrote it last.
     pub(super) fn get_with_origin(&self, key: &Key) -> Option<(Seed, bool)> {
         let mut seeds = self.0.lock();
-        let memory = seeds.get(key)?;
+        let memory = seeds.records.get(key)?;
         Some((memory.seed.clone()?, memory.written.is_some()))
     }
 
     /// Whether a record is remembered.
     pub(super) fn has(&self, key: &Key) -> bool {
-        self.0.lock().peek(key).is_some_and(|memory| memory.seed.is_some())
+        self.0.lock().records.peek(key).is_some_and(|memory| memory.seed.is_some())
     }
 
     /// The names of a directory that are remembered.
     pub(super) fn names(&self, dir: Ino) -> Vec<Name> {
         let seeds = self.0.lock();
-        let names = seeds.iter().filter_map(|(key, memory)| match key {
+        let names = seeds.records.iter().filter_map(|(key, memory)| match key {
             Key::Entry(parent, name) if *parent == dir && memory.seed.is_some() => Some(name.clone()),
             _ => None,
         });
@@ -83,7 +104,19 @@ impl Seeds {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Seed> {
-        self.0.lock().get(key)?.seed.clone()
+        self.0.lock().records.get(key)?.seed.clone()
+    }
+
+    /// Since when a name is known to be free because this client has made the directory and never put it there.
+    pub(super) fn never_given(&self, dir: Ino, name: &Name) -> Option<Instant> {
+        let mut seeds = self.0.lock();
+        let since = *seeds.complete.get(&dir)?;
+        seeds.peek(&Key::Entry(dir, name.clone())).is_none().then_some(since)
+    }
+
+    /// Notes that a commit sent at `at` has made an empty directory.
+    pub(super) fn made_directory(&self, dir: Ino, at: Instant) {
+        self.0.lock().complete.put(dir, at);
     }
 
     /// Notes what the server answered to a question asked at `at`.
@@ -92,7 +125,9 @@ impl Seeds {
     }
 
     pub(super) fn clear(&self) {
-        self.0.lock().clear();
+        let mut seeds = self.0.lock();
+        seeds.records.clear();
+        seeds.complete.clear();
     }
 
     /// Notes what a commit sent at `at` has changed.
@@ -165,7 +200,7 @@ fn put(seeds: &mut Memories, key: &Key, raw: Option<Bytes>, at: Instant) {
         return;
     }
     let seed = Some(Seed { raw, at }).filter(small);
-    seeds.put(key.clone(), Memory { seed, written: None });
+    seeds.remember(key.clone(), Memory { seed, written: None });
 }
 
 /// Notes what a commit of ours, sent at `at`, has written, unless a later one is known.
@@ -173,13 +208,13 @@ fn set(seeds: &mut Memories, key: &Key, raw: Option<Bytes>, at: Instant) {
     let later = |memory: &Memory| memory.written.is_some() && memory.seed.as_ref().is_some_and(|seed| seed.at > at);
     if !seeds.peek(key).is_some_and(later) {
         let seed = Some(Seed { raw, at }).filter(small);
-        seeds.put(key.clone(), Memory { seed, written: Some(Instant::now()) });
+        seeds.remember(key.clone(), Memory { seed, written: Some(Instant::now()) });
     }
 }
 
 /// Notes that a commit of ours may have changed it.
 fn forget(seeds: &mut Memories, key: Key) {
-    seeds.put(key, Memory { seed: None, written: Some(Instant::now()) });
+    seeds.remember(key, Memory { seed: None, written: Some(Instant::now()) });
 }
 
 fn small(seed: &Seed) -> bool {
@@ -189,7 +224,10 @@ fn small(seed: &Seed) -> bool {
 fn apply(seeds: &mut Memories, keys: &Keys, write: &Write, at: Instant) {
     match write {
         Write::SetAttr(ino, attr) => set(seeds, &Key::Attr(*ino), Some(codec::encode_attr(attr).into()), at),
-        Write::DelAttr(ino) => set(seeds, &Key::Attr(*ino), None, at),
+        Write::DelAttr(ino) => {
+            set(seeds, &Key::Attr(*ino), None, at);
+            seeds.complete.pop(ino);
+        }
         Write::SetEntry(dir, name, entry) => {
             let raw = Bytes::copy_from_slice(&codec::encode_entry(*entry));
             set(seeds, &Key::Entry(*dir, name.clone()), Some(raw), at);
@@ -227,7 +265,7 @@ fn append(seeds: &mut Memories, key: Key, slices: &[Slice]) {
         }
         Seed { raw: Some(raw.into()), at: seed.at }
     });
-    seeds.put(key, Memory { seed: seed.filter(small), written: Some(Instant::now()) });
+    seeds.remember(key, Memory { seed: seed.filter(small), written: Some(Instant::now()) });
 }
 
 fn add_quota(seeds: &mut Memories, keys: &Keys, dir: Ino, space: i64, inodes: i64) {
@@ -243,10 +281,10 @@ fn add_quota(seeds: &mut Memories, keys: &Keys, dir: Ino, space: i64, inodes: i6
 
 /// Changes a seed without making it younger, so that a limit counts what we have added since it was read.
 fn add(seeds: &mut Memories, keys: &Keys, key: &Key, change: impl Fn(Option<Record>) -> Option<Bytes>) {
-    let Some(seed) = seeds.peek_mut(key).and_then(|memory| memory.seed.as_mut()) else { return };
+    let Some(seed) = seeds.records.peek_mut(key).and_then(|memory| memory.seed.as_mut()) else { return };
     let record = keys::decode(keys, key, seed.raw.as_ref());
     match record.ok().and_then(change) {
         Some(raw) => seed.raw = Some(raw),
-        None => drop(seeds.pop(key)),
+        None => drop(seeds.records.pop(key)),
     }
 }

@@ -6,12 +6,16 @@
 //! dead connection can never take effect after its caller was told that it has not.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 /// Commits at the same time.
 const SLOTS: u16 = 256;
+/// So often the server is told to keep the tokens for another hour.
+const RENEWAL: Duration = Duration::from_secs(60);
 
 /// The slots of one client.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(super) struct Tokens {
     permits: Semaphore,
     free: Mutex<Vec<u16>>,
     next: AtomicU64,
+    /// Since when they are kept for an hour.
+    renewed: Mutex<Option<Instant>>,
 }
 
 /// A slot, until it is dropped.
@@ -38,6 +44,7 @@ impl Tokens {
             permits: Semaphore::new(SLOTS.into()),
             free: Mutex::new((0..SLOTS).rev().collect()),
             next: AtomicU64::new(2),
+            renewed: Mutex::default(),
         }
     }
 
@@ -50,6 +57,17 @@ impl Tokens {
 }
 
 impl Slot<'_> {
+    /// Whether the operation that comes now is to have the tokens kept for another hour. More often than that would cost
+    /// every commit a command.
+    pub(super) fn renews(&self) -> bool {
+        self.tokens.renewed.lock().is_none_or(|at| at.elapsed() >= RENEWAL)
+    }
+
+    /// They are kept for an hour from `at`.
+    pub(super) fn renewed(&self, at: Instant) {
+        *self.tokens.renewed.lock() = Some(at);
+    }
+
     /// The number of a new operation; the odd numbers between mark operations that never will be done.
     pub(super) fn operation(&self) -> u64 {
         self.tokens.next.fetch_add(2, Ordering::Relaxed)

@@ -1,10 +1,16 @@
-//! Client tracking (`client-cache=true`): the server tells which attributes and directories change, so that what is
-//! remembered of them need not be asked for again.
+//! Client tracking: the server tells which attributes and directories change, so that what is remembered of them need not
+//! be asked for again.
 //!
-//! A memory is trusted if it was asked for while the server has been telling, and after the last change that it told. The
-//! server tells of our own commits, too, since they are scripts (NOLOOP does not cover them), and of ours and another
-//! client's in one message. So what we have just written ourselves is neither trusted nor taken for changed by somebody
-//! else: it counts as any other recent answer.
+//! By default it tells of what we have asked for ([`ClientCache::Asked`]), each thing once until it is asked for again, so
+//! that it never has more to tell than was asked. Of what scripts ask only keys count that they declare, before version 7.2
+//! all of these as soon as one is read, and only those that are read since. Our own commits are not told of (NOLOOP), but
+//! end the telling, so what they write is read behind them, in one transaction.
+//!
+//! With `client-cache=true` it tells everybody of every change in the volume ([`ClientCache::All`]), also of our own
+//! commits, since NOLOOP does not cover scripts there, and of ours and another client's in one message. So what we have just
+//! written ourselves is then neither trusted nor taken for changed by somebody else: it counts as any other recent answer.
+//!
+//! Either way a memory is trusted for as long only as the server is known to be there ([`HEARD`]).
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,15 +25,19 @@ use tokio::time::Instant;
 use super::seeds::Seeds;
 use crate::records::{Key, Write};
 use crate::store::{Change, ChangeHook};
+use crate::url::ClientCache;
 
-/// Changes that are remembered.
+/// Changes that are remembered, and things that the server tells of.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 /// For so long after a commit of ours was sent a change is taken for its echo.
 const ECHO: Duration = Duration::from_secs(1);
+/// Nothing is trusted when the server has not answered anything that was asked so lately: what it tells may be held up.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// What the server has told.
 #[derive(Debug)]
 pub(super) struct Tracking {
+    scope: ClientCache,
     prefix: String,
     expire: Duration,
     seeds: Arc<Seeds>,
@@ -48,6 +58,10 @@ impl std::fmt::Debug for Hook {
 struct Told {
     /// The connection on which the server tells, and since when.
     since: Option<(u64, Instant)>,
+    /// When the question was asked that was answered last.
+    heard: Option<Instant>,
+    /// What the server will tell of, and the moment since which it has not ([`ClientCache::Asked`]).
+    watched: LruCache<Place, Instant>,
     changed: LruCache<Place, Instant>,
     /// When a commit of ours was sent that changes it.
     ours: LruCache<Place, Instant>,
@@ -55,15 +69,23 @@ struct Told {
     forgotten: Option<Instant>,
 }
 
+impl Told {
+    fn last_change(&self, place: Place) -> Option<Instant> {
+        self.changed.peek(&place).copied().max(self.forgotten)
+    }
+}
+
 /// What a key stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Place {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Place {
     Inode(Ino),
     Directory(Ino),
+    /// The list of all sessions.
+    Sessions,
 }
 
 impl Place {
-    fn of(key: &Key) -> Option<Self> {
+    pub(super) fn of(key: &Key) -> Option<Self> {
         match key {
             Key::Attr(ino) => Some(Self::Inode(*ino)),
             Key::Entry(dir, _name) => Some(Self::Directory(*dir)),
@@ -71,10 +93,11 @@ impl Place {
         }
     }
 
-    fn changed_by(write: &Write) -> Option<Self> {
+    pub(super) fn changed_by(write: &Write) -> Option<Self> {
         match write {
             Write::SetAttr(ino, _) | Write::DelAttr(ino) => Some(Self::Inode(*ino)),
             Write::SetEntry(dir, ..) | Write::DelEntry(dir, _) => Some(Self::Directory(*dir)),
+            Write::PutSession(..) | Write::TouchSession(..) | Write::DelSession(_) => Some(Self::Sessions),
             _ => None,
         }
     }
@@ -82,19 +105,38 @@ impl Place {
 
 impl Tracking {
     /// `expire` is how long an answer is trusted at most.
-    pub(super) fn new(prefix: String, expire: Duration, seeds: Arc<Seeds>) -> Self {
-        let told =
-            Told { since: None, changed: LruCache::new(REMEMBERED), ours: LruCache::new(REMEMBERED), forgotten: None };
-        Self { prefix, expire, seeds, told: Mutex::new(told), hook: Mutex::default() }
+    pub(super) fn new(scope: ClientCache, prefix: String, expire: Duration, seeds: Arc<Seeds>) -> Self {
+        let told = Told {
+            since: None,
+            heard: None,
+            watched: LruCache::new(REMEMBERED),
+            changed: LruCache::new(REMEMBERED),
+            ours: LruCache::new(REMEMBERED),
+            forgotten: None,
+        };
+        Self { scope, prefix, expire, seeds, told: Mutex::new(told), hook: Mutex::default() }
     }
 
-    /// The command that makes the server tell of attributes and directories. No other key begins like them.
+    /// Whether a server that cannot do it will do.
+    pub(super) fn is_optional(&self) -> bool {
+        self.scope != ClientCache::All
+    }
+
+    /// Whether the server tells of what is declared and read.
+    pub(super) fn watches(&self) -> bool {
+        self.scope == ClientCache::Asked && self.told.lock().since.is_some()
+    }
+
+    /// The command that makes the server tell. No keys but those of attributes and directories begin like them.
     pub(super) fn command(&self) -> Cmd {
         let mut command = redis::cmd("CLIENT");
-        command.arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
-        for kind in ["i", "d"] {
-            for digit in 1..=9 {
-                command.arg("PREFIX").arg(format!("{}{kind}{digit}", self.prefix));
+        command.arg("TRACKING").arg("ON").arg("NOLOOP");
+        if self.scope == ClientCache::All {
+            command.arg("BCAST");
+            for kind in ["i", "d"] {
+                for digit in 1..=9 {
+                    command.arg("PREFIX").arg(format!("{}{kind}{digit}", self.prefix));
+                }
             }
         }
         command
@@ -102,22 +144,56 @@ impl Tracking {
 
     /// From now on the server tells on connection `number`.
     pub(super) fn begin(&self, number: u64) {
-        self.told.lock().since = Some((number, Instant::now()));
+        let mut told = self.told.lock();
+        told.watched.clear();
+        told.since = Some((number, Instant::now()));
     }
 
-    /// A commit of ours with these writes is about to be sent.
-    pub(super) fn announce(&self, writes: &[Write]) {
-        let (now, mut told) = (Instant::now(), self.told.lock());
-        for write in writes {
-            if let Some(place) = Place::changed_by(write) {
-                told.ours.put(place, now);
+    /// Something was answered that was asked at `at`.
+    pub(super) fn heard(&self, at: Instant) {
+        let mut told = self.told.lock();
+        told.heard = told.heard.max(Some(at));
+    }
+
+    /// The question of `at` that was answered has declared and read these.
+    pub(super) fn watch(&self, places: impl IntoIterator<Item = Place>, at: Instant) {
+        let mut told = self.told.lock();
+        if self.scope != ClientCache::Asked || told.since.is_none_or(|(_number, since)| at <= since) {
+            return;
+        }
+        for place in places {
+            if told.last_change(place).is_none_or(|changed| changed < at) && told.watched.get(&place).is_none() {
+                told.watched.put(place, at);
             }
         }
     }
 
-    /// Whom to tell of the changes of other clients.
-    pub(super) fn set_hook(&self, hook: ChangeHook) {
-        self.hook.lock().0 = Some(hook);
+    /// The server may tell of these no more.
+    pub(super) fn unwatch(&self, places: impl IntoIterator<Item = Place>) {
+        let mut told = self.told.lock();
+        for place in places {
+            told.watched.pop(&place);
+        }
+    }
+
+    /// A commit of ours with these writes is about to be sent.
+    pub(super) fn announce(&self, writes: &[Write]) {
+        if self.scope != ClientCache::All {
+            return;
+        }
+        let (now, mut told) = (Instant::now(), self.told.lock());
+        for place in writes.iter().filter_map(Place::changed_by) {
+            told.ours.put(place, now);
+        }
+    }
+
+    /// Whom to tell of the changes of other clients. False: of most changes the server does not tell.
+    pub(super) fn set_hook(&self, hook: ChangeHook) -> bool {
+        let all = self.scope == ClientCache::All;
+        if all {
+            self.hook.lock().0 = Some(hook);
+        }
+        all
     }
 
     /// Takes what the server, or the end of connection `number`, tells.
@@ -143,13 +219,25 @@ impl Tracking {
         }
     }
 
+    fn place_of(&self, key: &str) -> Option<Place> {
+        let name = key.strip_prefix(&self.prefix)?;
+        if name == "allSessions" {
+            return Some(Place::Sessions);
+        }
+        let (kind, number) = name.split_at_checked(1)?;
+        let ino = number.parse().map(Ino).ok()?;
+        match kind {
+            "i" => Some(Place::Inode(ino)),
+            "d" => Some(Place::Directory(ino)),
+            _ => None,
+        }
+    }
+
     fn changed(&self, key: &str) {
-        let Some(name) = key.strip_prefix(&self.prefix) else { return };
-        let Some((kind, number)) = name.split_at_checked(1) else { return };
-        let Ok(ino) = number.parse().map(Ino) else { return };
-        let place = if kind == "i" { Place::Inode(ino) } else { Place::Directory(ino) };
+        let Some(place) = self.place_of(key) else { return };
         let ours = {
             let (now, mut told) = (Instant::now(), self.told.lock());
+            told.watched.pop(&place);
             if let Some((old, at)) = told.changed.push(place, now)
                 && old != place
             {
@@ -169,7 +257,7 @@ impl Tracking {
     fn tell(&self, place: Place, hook: &ChangeHook) {
         match place {
             Place::Inode(ino) if self.seeds.has(&Key::Attr(ino)) => hook(Change::Inode(ino)),
-            Place::Inode(_) => {}
+            Place::Inode(_) | Place::Sessions => {}
             Place::Directory(dir) => {
                 for name in self.seeds.names(dir) {
                     hook(Change::Entry(dir, name));
@@ -181,6 +269,7 @@ impl Tracking {
     fn everything_changed(&self) {
         {
             let mut told = self.told.lock();
+            told.watched.clear();
             told.changed.clear();
             told.forgotten = Some(Instant::now());
         }
@@ -191,13 +280,25 @@ impl Tracking {
 
     /// What the server has told of a record that was asked for at `at`.
     pub(super) fn trust(&self, key: &Key, at: Instant) -> Trust {
-        let Some(place) = Place::of(key) else { return Trust::Unknown };
+        Place::of(key).map_or(Trust::Unknown, |place| self.trust_in(place, at))
+    }
+
+    /// The same for all that is known of a place.
+    pub(super) fn trust_in(&self, place: Place, at: Instant) -> Trust {
         let told = self.told.lock();
-        let changed = told.changed.peek(&place).copied().max(told.forgotten);
-        match told.since {
-            _ if changed.is_some_and(|changed| changed >= at) => Trust::Changed,
-            Some((_number, since)) if at > since && at.elapsed() < self.expire => Trust::Unchanged,
-            _ => Trust::Unknown,
+        if told.last_change(place).is_some_and(|changed| changed >= at) {
+            return Trust::Changed;
+        }
+        let since = match self.scope {
+            ClientCache::Off => None,
+            ClientCache::Asked => told.watched.peek(&place).copied(),
+            ClientCache::All => told.since.filter(|(_number, since)| at > *since).map(|(_number, since)| since),
+        };
+        let there = told.heard.is_some_and(|heard| heard.elapsed() < HEARD);
+        if there && since.is_some_and(|since| at >= since) && at.elapsed() < self.expire {
+            Trust::Unchanged
+        } else {
+            Trust::Unknown
         }
     }
 }

@@ -88,7 +88,7 @@ impl Sink<'_> {
             Write::AddCounter(counter, delta) => {
                 self.push(command!("INCRBY", k.counter(*counter), delta.to_string()));
             }
-            Write::InitDirStat(dir) => self.set_dir_stat(*dir, DirStat::default()),
+            Write::InitDirStat(dir) => self.push(command!("newstat", k.named(""), dir.to_string())),
             Write::SetDirStat(dir, stat) => self.set_dir_stat(*dir, *stat),
             Write::AddDirStat(dir, delta) => self.push(command!(
                 "addstat",

@@ -16,7 +16,8 @@ fn a_full_address_gives_every_part() {
     let url = redis("redis://app:p%40ss%2Fw%3Ard@db.example:7000/3?read_timeout=7s&pool_size=3&client-cache=true");
     assert_eq!(url.servers, RedisServers::Single { host: "db.example".into(), port: 7000 });
     assert_eq!((url.db, url.user.as_deref(), url.password.as_deref()), (3, Some("app"), Some("p@ss/w:rd")));
-    let tuning = RedisTuning { read_timeout: Duration::from_secs(7), client_cache: true, ..RedisTuning::default() };
+    let tuning =
+        RedisTuning { read_timeout: Duration::from_secs(7), client_cache: ClientCache::All, ..RedisTuning::default() };
     assert_eq!(url.tuning, tuning);
     assert_eq!(url.tls, None);
 }

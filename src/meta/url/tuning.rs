@@ -18,11 +18,24 @@ pub struct RedisTuning {
     /// `max-retry-backoff`: the longest one. Default 1 s; the Go client's is 10 s.
     pub max_backoff: Duration,
     /// `client-cache`: the server tells what changes, so that remembered records need not be asked for.
-    pub client_cache: bool,
+    pub client_cache: ClientCache,
     /// `client-cache-size`: records that are remembered.
     pub client_cache_size: Option<usize>,
     /// `client-cache-expire`: how long they are believed. Default 1 min.
     pub client_cache_expire: Duration,
+}
+
+/// What the server is to tell of changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCache {
+    /// `client-cache=false`: nothing.
+    Off,
+    /// Nothing said: of what this client has asked for, if the server can. What the kernel was told is good for as long as
+    /// the mount's options say, whatever changes.
+    #[default]
+    Asked,
+    /// `client-cache=true`: of everything, also to take back what the kernel was told.
+    All,
 }
 
 impl Default for RedisTuning {
@@ -32,7 +45,7 @@ impl Default for RedisTuning {
             read_timeout: Duration::from_secs(5),
             min_backoff: Duration::from_millis(20),
             max_backoff: Duration::from_secs(1),
-            client_cache: false,
+            client_cache: ClientCache::Asked,
             client_cache_size: None,
             client_cache_expire: Duration::from_secs(60),
         }
@@ -72,7 +85,7 @@ impl RedisTuning {
             read_timeout: duration(params, "read-timeout")?.unwrap_or(default.read_timeout),
             min_backoff: duration(params, "min-retry-backoff")?.unwrap_or(default.min_backoff),
             max_backoff: duration(params, "max-retry-backoff")?.unwrap_or(default.max_backoff),
-            client_cache: flag(params, "client-cache")?,
+            client_cache: client_cache(params)?,
             client_cache_size: size(params, "client-cache-size")?,
             client_cache_expire: duration(params, "client-cache-expire")?.unwrap_or(default.client_cache_expire),
         })
@@ -86,6 +99,13 @@ fn duration(params: &mut Vec<(String, String)>, name: &str) -> Parsed<Option<Dur
     };
     let parsed = parse_duration(&text).map_err(|_why| format!("{name}: {text:?}, expected a time such as 5s or 100ms"));
     Ok(Some(parsed?).filter(|parsed| !parsed.is_zero()))
+}
+
+fn client_cache(params: &mut Vec<(String, String)>) -> Parsed<ClientCache> {
+    if params.iter().all(|(name, _value)| name != "client-cache") {
+        return Ok(ClientCache::Asked);
+    }
+    Ok(if flag(params, "client-cache")? { ClientCache::All } else { ClientCache::Off })
 }
 
 /// A switch.

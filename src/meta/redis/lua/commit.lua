@@ -1,7 +1,8 @@
 -- Compares what a transaction has read and applies what it writes, all or nothing.
 --
--- KEYS: the hash of tokens. ARGV: slot, operation; the number of records to compare, then for each how, key, field and
--- '=' .. value or '-' for an absent one; then the writes: a command, the number of its arguments, the arguments.
+-- KEYS: the hash of tokens. ARGV: slot, operation, '1' to have the tokens expire an hour from now; the number of records to
+-- compare, then for each how, key, field and '=' .. value or '-' for an absent one; then the writes: a command, the number
+-- of its arguments, the arguments.
 -- Returns 1 when committed, 0 when the slot has seen a later operation, or {n, value, …} of the records that differ.
 local token = redis.call('HGET', KEYS[1], ARGV[1])
 if token and tonumber(token) >= tonumber(ARGV[2]) then return 0 end
@@ -9,8 +10,8 @@ if token and tonumber(token) >= tonumber(ARGV[2]) then return 0 end
 -- Keys that are known to hold what their name says.
 local sound = {}
 
-local at, changed = 4, {}
-for n = 1, tonumber(ARGV[3]) do
+local at, changed = 5, {}
+for n = 1, tonumber(ARGV[4]) do
   local how, key = ARGV[at], ARGV[at + 1]
   local now, wrong = read(how, key, ARGV[at + 2])
   if wrong then return corrupt(key, wrong) end
@@ -24,7 +25,7 @@ end
 if #changed > 0 then return changed end
 
 -- A script that fails half-way is not undone. So what a write would stumble over is looked for before the first one,
--- except for counters, which can be taken back: they come first, whatever their order.
+-- except for counters and new statistics, which can be taken back: they come first, whatever their order.
 local function number(value)
   if not value or type(value) == 'table' or (#value < 19 and string.match(value, '^%-?%d+$')) then return value end
   return { err = 'not a number: ' .. string.sub(value, 1, 32) }
@@ -43,11 +44,13 @@ local function wrong_with(command, key, field)
   local size = sizes[string.sub(command, 1, 1)]
   return size and redis.pcall(size, key)
 end
-local first, counters = at, {}
+local first, counters, stats = at, {}, {}
 while at <= #ARGV do
   local command = ARGV[at]
   if command == 'INCRBY' then
     counters[#counters + 1] = at
+  elseif command == 'newstat' then
+    stats[#stats + 1] = at
   elseif command ~= 'SET' and command ~= 'DEL' and command ~= 'addstat' then
     local wrong = wrong_with(command, ARGV[at + 2], ARGV[at + 3])
     if type(wrong) == 'table' then return corrupt(ARGV[at + 2], command .. ': ' .. wrong.err) end
@@ -56,22 +59,37 @@ while at <= #ARGV do
 end
 
 -- The first write is one that a full or read-only server refuses, so that it is refused before anything has changed.
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], 3600)
+if redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) == 1 or ARGV[3] == '1' then redis.call('EXPIRE', KEYS[1], 3600) end
 
--- Takes back what was added to the counters before the n-th, and says that this operation never will be done.
-local function take_back(n, wrong)
-  for done = 1, n - 1 do
+-- Takes back what was added to so many counters, and says that this operation never will be done.
+local function take_back(count, key, what, wrong)
+  for done = 1, count do
     local key, delta = ARGV[counters[done] + 2], ARGV[counters[done] + 3]
     local back = string.sub(delta, 1, 1) == '-' and string.sub(delta, 2) or '-' .. delta
     if redis.call('INCRBY', key, back) == 0 then redis.call('DEL', key) end
   end
   redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', tonumber(ARGV[2]) + 1))
-  return corrupt(ARGV[counters[n] + 2], 'INCRBY: ' .. wrong.err)
+  return corrupt(key, what .. ': ' .. wrong.err)
 end
 for n = 1, #counters do
-  local sum = redis.pcall('INCRBY', ARGV[counters[n] + 2], ARGV[counters[n] + 3])
-  if type(sum) == 'table' then return take_back(n, sum) end
+  local key = ARGV[counters[n] + 2]
+  local sum = redis.pcall('INCRBY', key, ARGV[counters[n] + 3])
+  if type(sum) == 'table' then return take_back(n - 1, key, 'INCRBY', sum) end
+end
+for n = 1, #stats do
+  local prefix, dir = ARGV[stats[n] + 2], ARGV[stats[n] + 3]
+  for _, hash in ipairs({ 'dirDataLength', 'dirUsedSpace', 'dirUsedInodes' }) do
+    local set = redis.pcall('HSET', prefix .. hash, dir, '0')
+    if type(set) == 'table' then
+      -- Statistics that are not there are computed.
+      for done = 1, n do
+        for _, other in ipairs({ 'dirDataLength', 'dirUsedSpace', 'dirUsedInodes' }) do
+          redis.pcall('HDEL', ARGV[stats[done] + 2] .. other, ARGV[stats[done] + 3])
+        end
+      end
+      return take_back(#counters, prefix .. hash, 'HSET', set)
+    end
+  end
 end
 
 -- Writes that are no single command.
@@ -95,7 +113,7 @@ while at <= #ARGV do
   local command, last = ARGV[at], at + 1 + tonumber(ARGV[at + 1])
   if command == 'link' or command == 'addquota' or command == 'addstat' then
     special(command, unpack(ARGV, at + 2, last))
-  elseif command ~= 'INCRBY' then
+  elseif command ~= 'INCRBY' and command ~= 'newstat' then
     redis.call(command, unpack(ARGV, at + 2, last))
   end
   at = last + 1
