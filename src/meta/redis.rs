@@ -173,12 +173,14 @@ impl Store for RedisStore {
         let guess = self.seeds.get(&key).and_then(|seed| Some(self.decode_entry(&key, &seed.raw?).ok()?.ino));
         let declared = [Some(dir), guess.map(|ino| self.keys.attr(ino))];
         let declared: Vec<&[u8]> = declared.iter().flatten().map(Vec::as_slice).collect();
-        let found: Option<(Bytes, Option<Bytes>)> = self
-            .link
-            .eval(&script::LOOKUP, &declared, |call| {
-                call.arg(name.as_bytes()).arg(self.keys.prefix());
-            })
-            .await?;
+        let fill = |call: &mut redis::Cmd| {
+            call.arg(name.as_bytes()).arg(self.keys.prefix());
+        };
+        let found: Option<(Bytes, Option<Bytes>)> = if self.link.tracking().is_some_and(Tracking::watches) {
+            self.link.eval_watched(&script::LOOKUP, &declared, fill).await?
+        } else {
+            self.link.eval(&script::LOOKUP, &declared, fill).await?
+        };
         self.watch([Place::Directory(parent)], at);
         match found {
             Some((raw, attr)) => {

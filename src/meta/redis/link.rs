@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult, Value};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -17,7 +17,7 @@ use super::fault::{self, Fault, Patience};
 use super::locate::Locator;
 use super::script::{self, Script};
 use super::seeds::Seeds;
-use super::tracking::Tracking;
+use super::tracking::{self, Tracking};
 use crate::error::{Error, Result};
 use crate::url::{ClientCache, ConnectOptions, RedisTuning, RedisUrl};
 
@@ -121,15 +121,33 @@ impl Link {
         Ok((reply, at.number))
     }
 
+    /// Sends a command, or a transaction, once, and has the server tell of the keys that it reads.
+    async fn send_watched(
+        &self,
+        commands: impl for<'p> FnOnce(&'p mut Pipeline) -> &'p mut Pipeline,
+    ) -> Result<Value, Fault> {
+        let mut at = self.connected().await?;
+        let mut pipeline = Pipeline::with_capacity(5);
+        pipeline.add_command(tracking::caching());
+        commands(&mut pipeline);
+        let asked = Instant::now();
+        let sent = at.connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
+        self.answered(at.number, asked, sent.and_then(last_answer))
+    }
+
     /// Sends a command once, and reads `keys` right behind it, before anybody else can change them: of what a client has
     /// read the server tells.
     async fn send_and_watch(&self, command: &Cmd, keys: &[Vec<u8>]) -> Result<Value, Fault> {
-        let mut at = self.connected().await?;
-        let mut transaction = redis::Pipeline::with_capacity(4);
-        transaction.cmd("MULTI").add_command(command.clone()).cmd("EXISTS").arg(keys).cmd("EXEC");
-        let asked = Instant::now();
-        let sent = at.connection.send_packed_commands(&transaction, 0, transaction.len()).await;
-        self.answered(at.number, asked, sent.and_then(first_of_transaction))
+        let transaction = self.send_watched(|pipeline| {
+            pipeline.cmd("MULTI").add_command(command.clone()).cmd("EXISTS").arg(keys).cmd("EXEC")
+        });
+        match transaction.await? {
+            Value::Array(answers) => {
+                let first = answers.into_iter().next().unwrap_or(Value::Nil).extract_error();
+                first.map_err(|error| Fault::of(&self.engine, &error))
+            }
+            other => Ok(other),
+        }
     }
 
     /// Takes note of what an answer, or that there was none, says about the connection.
@@ -156,7 +174,42 @@ impl Link {
         self.send_script_and_watch(script, keys, fill, &[]).await
     }
 
-    /// The same; afterwards the server tells of changes of the keys in `watched`, if any.
+    /// Calls a script that may run twice until there is an answer, and has the server tell of the keys that it declares.
+    pub(super) async fn eval_watched<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        fill: impl Fn(&mut Cmd),
+    ) -> Result<T> {
+        let mut patience = self.patience();
+        let send = async |mut call: Cmd| {
+            fill(&mut call);
+            self.send_watched(|pipeline| pipeline.add_command(call)).await
+        };
+        loop {
+            let reply = match send(script.call(keys)).await {
+                Err(Fault::NoScript) => send(script.call_with_source(keys)).await,
+                reply => reply,
+            };
+            match reply {
+                Ok(reply) => return self.read(reply),
+                Err(fault) => again(fault, &mut patience).await?,
+            }
+        }
+    }
+
+    /// The same for a command.
+    pub(super) async fn query_watched<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        let mut patience = self.patience();
+        loop {
+            match self.send_watched(|pipeline| pipeline.add_command(command.clone())).await {
+                Ok(reply) => return self.read(reply),
+                Err(fault) => again(fault, &mut patience).await?,
+            }
+        }
+    }
+
+    /// Calls a script once; afterwards the server tells of changes of the keys in `watched`, if any.
     pub(super) async fn send_script_and_watch(
         &self,
         script: &Script,
@@ -287,7 +340,12 @@ impl Link {
         });
         let mut connection = self.locator.connect_to_listen(&config).await?;
         let on = connection.send_packed_command(&tracking.command()).await;
-        on.and_then(Value::extract_error).map_err(explain)?;
+        on.and_then(Value::extract_error).map_err(&explain)?;
+        if tracking.is_optional() {
+            // Who may have it tell may not be allowed to say of what.
+            let caching = connection.send_packed_command(&tracking::caching()).await;
+            caching.and_then(Value::extract_error).map_err(explain)?;
+        }
         tracking.begin(number);
         Ok(connection)
     }
@@ -301,17 +359,9 @@ impl Link {
     }
 }
 
-/// The answer to the first command of a transaction, from the answers to MULTI, the commands and EXEC. What is refused
-/// before it is EXEC'd says why there; EXEC only says that it was.
-fn first_of_transaction(replies: Vec<Value>) -> RedisResult<Value> {
-    let mut last = Value::Nil;
-    for reply in replies {
-        last = reply.extract_error()?;
-    }
-    match last {
-        Value::Array(answers) => answers.into_iter().next().unwrap_or(Value::Nil).extract_error(),
-        other => Ok(other),
-    }
+/// What a pipeline ends with, or the first error: a command of a transaction that is refused says why, EXEC only that one was.
+fn last_answer(replies: Vec<Value>) -> RedisResult<Value> {
+    replies.into_iter().try_fold(Value::Nil, |_before, reply| reply.extract_error())
 }
 
 /// Pauses before another try if that can help.

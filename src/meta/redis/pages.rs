@@ -11,7 +11,6 @@ use tracing::{debug, error};
 
 use super::RedisStore;
 use super::scan::BATCH;
-use super::tracking::Place;
 use super::{keys, script};
 use crate::codec;
 use crate::error::{Error, Result};
@@ -36,7 +35,6 @@ impl RedisStore {
                 Err(error) => left_out(&mut page, error),
             }
         }
-        self.watch([Place::Directory(dir)], at);
         if with_attrs {
             self.add_attrs(&mut page).await?;
         }
@@ -77,7 +75,6 @@ impl RedisStore {
             if found.len() != inodes.len() {
                 return Err(self.link.unexpected("another number of records than was asked for"));
             }
-            self.watch(inodes.iter().copied().map(Place::Inode), at);
             let mut missing = Vec::new();
             for ((n, ino), raw) in (first..).zip(inodes).zip(found) {
                 match raw {

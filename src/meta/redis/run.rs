@@ -33,8 +33,6 @@ const AT_ONCE: u32 = 4;
 const HINT_AGE: Duration = Duration::from_secs(1);
 /// Places that a commit changes and the server is to tell of.
 const WATCHED: usize = 16;
-/// Places that a fetch declares: older servers go through all of them with each record that the script reads.
-const DECLARED: usize = 4;
 /// Records in one fetch; more would hold the server up.
 const FETCH: usize = 512;
 
@@ -91,12 +89,7 @@ impl RedisStore {
         let mut found = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(FETCH) {
             let places: Vec<Place> = wanted.iter().map(|key| self.keys.place(key)).collect();
-            let mut watched: BTreeSet<_> = wanted.iter().filter_map(tracking::Place::of).collect();
-            if watched.len() > DECLARED {
-                watched.clear();
-            }
-            found.extend(self.fetch_places(&places, &watched).await?);
-            self.watch(watched, at);
+            found.extend(self.fetch_places(&places).await?);
         }
         for (key, raw) in wanted.iter().zip(&found) {
             self.seeds.put(key, raw.clone(), at);
@@ -104,12 +97,10 @@ impl RedisStore {
         Ok(found)
     }
 
-    async fn fetch_places(&self, places: &[Place], watched: &BTreeSet<tracking::Place>) -> Result<Vec<Raw>> {
-        let declared = [vec![self.tokens.key.clone()], self.watched_keys(watched)].concat();
-        let declared: Vec<&[u8]> = declared.iter().map(Vec::as_slice).collect();
+    async fn fetch_places(&self, places: &[Place]) -> Result<Vec<Raw>> {
         let found: Vec<Raw> = self
             .link
-            .eval(&script::FETCH, &declared, |call| {
+            .eval(&script::FETCH, &[&self.tokens.key], |call| {
                 for place in places {
                     call.arg(place.how).arg(&place.key).arg(&place.field);
                 }
@@ -184,7 +175,7 @@ impl RedisStore {
 
     /// Notes `value` at `place` if what `claim` makes of the present number says so. True if this call has done it.
     pub(super) async fn set_number_if(&self, place: Place, value: i64, claim: impl Fn(i64) -> bool) -> Result<bool> {
-        let mut raw = self.fetch_places(std::slice::from_ref(&place), &BTreeSet::new()).await?.pop().flatten();
+        let mut raw = self.fetch_places(std::slice::from_ref(&place)).await?.pop().flatten();
         loop {
             let last = match &raw {
                 None => 0,

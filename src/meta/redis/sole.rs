@@ -69,7 +69,7 @@ impl RedisStore {
         let at = Instant::now();
         let mut ask = redis::cmd("ZRANGE");
         ask.arg(self.keys.named("allSessions")).arg(0).arg(-1);
-        let Ok(sessions) = self.link.query::<Vec<String>>(&ask).await else { return false };
+        let Ok(sessions) = self.link.query_watched::<Vec<String>>(&ask).await else { return false };
         self.watch([Place::Sessions], at);
         self.sole.learn(&sessions, at)
     }

@@ -2,9 +2,10 @@
 //! be asked for again.
 //!
 //! By default it tells of what we have asked for ([`ClientCache::Asked`]), each thing once until it is asked for again, so
-//! that it never has more to tell than was asked. Of what scripts ask only keys count that they declare, before version 7.2
-//! all of these as soon as one is read, and only those that are read since. Our own commits are not told of (NOLOOP), but
-//! end the telling, so what they write is read behind them, in one transaction.
+//! that it never has more to tell than was asked: of names that were looked up, and of what we have changed. Of what scripts
+//! ask only keys count that they declare, before version 7.2 all of these as soon as one is read, and only those that are
+//! read since. Our own commits are not told of (NOLOOP), but end the telling, so what they write is read behind them, in one
+//! transaction.
 //!
 //! With `client-cache=true` it tells everybody of every change in the volume ([`ClientCache::All`]), also of our own
 //! commits, since NOLOOP does not cover scripts there, and of ours and another client's in one message. So what we have just
@@ -33,6 +34,13 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 const ECHO: Duration = Duration::from_secs(1);
 /// Nothing is trusted when the server has not answered anything that was asked so lately: what it tells may be held up.
 const HEARD: Duration = Duration::from_secs(1);
+
+/// The command in front of one that reads what the server is to tell of.
+pub(super) fn caching() -> Cmd {
+    let mut command = redis::cmd("CLIENT");
+    command.arg("CACHING").arg("YES");
+    command
+}
 
 /// What the server has told.
 #[derive(Debug)]
@@ -131,7 +139,10 @@ impl Tracking {
     pub(super) fn command(&self) -> Cmd {
         let mut command = redis::cmd("CLIENT");
         command.arg("TRACKING").arg("ON").arg("NOLOOP");
-        if self.scope == ClientCache::All {
+        if self.scope == ClientCache::Asked {
+            // The server remembers each key that it is to tell of: only what may be asked for again is worth it.
+            command.arg("OPTIN");
+        } else {
             command.arg("BCAST");
             for kind in ["i", "d"] {
                 for digit in 1..=9 {
