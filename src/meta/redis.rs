@@ -28,6 +28,7 @@ mod seeds;
 mod sole;
 mod tokens;
 mod tracking;
+mod watched;
 mod writes;
 
 use std::ops::Range;
@@ -91,6 +92,7 @@ impl RedisStore {
     /// server tells may be a moment behind what it has answered the other.
     async fn remembered(&self, parent: Ino, name: &Name) -> Option<Option<(Entry, Option<Attr>)>> {
         let tracking = self.link.tracking()?;
+        self.look_for_room(tracking).await;
         let found = self.trusted(tracking, parent, name)?;
         if found.is_none() && tracking.is_optional() && !self.is_alone(tracking).await {
             return None;
@@ -176,16 +178,21 @@ impl Store for RedisStore {
         let fill = |call: &mut redis::Cmd| {
             call.arg(name.as_bytes()).arg(self.keys.prefix());
         };
-        let found: Option<(Bytes, Option<Bytes>)> = if self.link.tracking().is_some_and(Tracking::watches) {
+        let watches = self.link.tracking().is_some_and(Tracking::watches);
+        let (found, is_told): (Option<(Bytes, Option<Bytes>)>, _) = if watches {
             self.link.eval_watched(&script::LOOKUP, &declared, fill).await?
         } else {
-            self.link.eval(&script::LOOKUP, &declared, fill).await?
+            (self.link.eval(&script::LOOKUP, &declared, fill).await?, false)
         };
-        self.watch([Place::Directory(parent)], at);
+        if is_told {
+            self.watch([Place::Directory(parent)], at);
+        }
         match found {
             Some((raw, attr)) => {
                 let found = self.found(key, &raw, attr, at)?;
-                self.watch(guess.filter(|ino| *ino == found.0.ino).map(Place::Inode), at);
+                if is_told {
+                    self.watch(guess.filter(|ino| *ino == found.0.ino).map(Place::Inode), at);
+                }
                 Ok(Some(found))
             }
             None => {
@@ -267,7 +274,9 @@ impl Store for RedisStore {
         let clean = self.link.eval(&script::CLEAN_SESSION, &keys, |call| {
             call.arg(sid.0).arg(self.keys.named("lock"));
         });
-        clean.await
+        let cleaned = clean.await;
+        self.unwatch([Place::Sessions]);
+        cleaned
     }
 
     async fn list_deleted(&self, before: i64, limit: usize) -> Result<Vec<(Ino, u64)>> {

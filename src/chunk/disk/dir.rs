@@ -92,6 +92,7 @@ pub(super) struct Shared {
 enum Job {
     /// Of what is in [`Waiting`].
     Store(BlockId),
+    Remove(BlockId),
     /// Something lingers: what is due may be due earlier now.
     Look,
     Flush(oneshot::Sender<()>),
@@ -234,7 +235,8 @@ impl CacheDir {
         self.shared.waiting.remove(block);
         // Without its thread, or out of use, the directory keeps a file that nobody will ask for again.
         if !self.is_out_of_use() {
-            let _ = self.later(Idle::Remove(block));
+            // Large ones soon: whoever stores others counts on their room.
+            let _ = if block.len > SMALL { self.ask(Job::Remove(block)) } else { self.later(Idle::Remove(block)) };
         }
     }
 
@@ -340,6 +342,12 @@ impl Shared {
     fn forget(&self, block: BlockId) {
         self.open.lock().pop(&block);
         self.index.forget(block);
+    }
+
+    /// Removes a file that nobody will ask for, if it can be removed.
+    fn drop_file(&self, block: BlockId) {
+        let _ = self.attempt(Kind::Write, || self.unlink(block));
+        self.forget(block);
     }
 
     fn unlink(&self, block: BlockId) -> io::Result<()> {
@@ -488,6 +496,7 @@ fn work(shared: &Weak<Shared>, inbox: &mpsc::Receiver<Job>) {
 fn run(shared: &Shared, job: Job) {
     match job {
         Job::Store(block) => shared.store(block),
+        Job::Remove(block) => shared.drop_file(block),
         Job::Look => {}
         Job::Flush(done) => {
             run_idle(shared, true);
@@ -497,9 +506,10 @@ fn run(shared: &Shared, job: Job) {
     }
 }
 
-/// Does what has lingered for long enough, or all. Returns when the next is due.
+/// Does what has lingered for long enough, or all, but not what comes meanwhile. Returns when the next is due.
 fn run_idle(shared: &Shared, all: bool) -> Option<Instant> {
-    loop {
+    let count = shared.idle.lock().len();
+    for _job in 0..count {
         let job = {
             let mut idle = shared.idle.lock();
             let (due, job) = *idle.front()?;
@@ -511,13 +521,10 @@ fn run_idle(shared: &Shared, all: bool) -> Option<Instant> {
         };
         match job {
             Idle::Store(block) => shared.store(block),
-            Idle::Remove(block) => {
-                // Without success there is a file that nobody will ask for.
-                let _ = shared.attempt(Kind::Write, || shared.unlink(block));
-                shared.forget(block);
-            }
+            Idle::Remove(block) => shared.drop_file(block),
         }
     }
+    shared.idle.lock().front().map(|(due, _job)| *due)
 }
 
 /// Makes the directories, proves that they can be written, and reads or writes the identity.

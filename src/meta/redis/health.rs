@@ -84,7 +84,7 @@ impl RedisStore {
 }
 
 /// The value of a line `name:value` of INFO.
-fn value_of<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn value_of<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = info.lines();
     lines.find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
 }

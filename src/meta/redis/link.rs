@@ -18,6 +18,7 @@ use super::locate::Locator;
 use super::script::{self, Script};
 use super::seeds::Seeds;
 use super::tracking::{self, Tracking};
+use super::watched::{self, Watched};
 use crate::error::{Error, Result};
 use crate::url::{ClientCache, ConnectOptions, RedisTuning, RedisUrl};
 
@@ -121,37 +122,35 @@ impl Link {
         Ok((reply, at.number))
     }
 
-    /// Sends a command, or a transaction, once, and has the server tell of the keys that it reads.
-    async fn send_watched(
-        &self,
-        commands: impl for<'p> FnOnce(&'p mut Pipeline) -> &'p mut Pipeline,
-    ) -> Result<Value, Fault> {
-        let mut at = self.connected().await?;
-        let mut pipeline = Pipeline::with_capacity(5);
-        pipeline.add_command(tracking::caching());
-        commands(&mut pipeline);
-        let asked = Instant::now();
-        let sent = at.connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
-        self.answered(at.number, asked, sent.and_then(last_answer))
+    /// Sends a command once, and has the server tell of the keys that it reads.
+    async fn send_watched(&self, command: Cmd) -> Result<Watched, Fault> {
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(tracking::caching()).add_command(command);
+        self.send_all(&pipeline, watched::after_caching).await
     }
 
     /// Sends a command once, and reads `keys` right behind it, before anybody else can change them: of what a client has
     /// read the server tells.
-    async fn send_and_watch(&self, command: &Cmd, keys: &[Vec<u8>]) -> Result<Value, Fault> {
-        let transaction = self.send_watched(|pipeline| {
-            pipeline.cmd("MULTI").add_command(command.clone()).cmd("EXISTS").arg(keys).cmd("EXEC")
-        });
-        match transaction.await? {
-            Value::Array(answers) => {
-                let first = answers.into_iter().next().unwrap_or(Value::Nil).extract_error();
-                first.map_err(|error| Fault::of(&self.engine, &error))
-            }
-            other => Ok(other),
-        }
+    async fn send_and_watch(&self, command: &Cmd, keys: &[Vec<u8>]) -> Result<Watched, Fault> {
+        let mut pipeline = Pipeline::with_capacity(5);
+        pipeline.add_command(tracking::caching()).cmd("MULTI").add_command(command.clone());
+        pipeline.cmd("EXISTS").arg(keys).cmd("EXEC");
+        self.send_all(&pipeline, watched::in_transaction).await
+    }
+
+    async fn send_all(
+        &self,
+        pipeline: &Pipeline,
+        read: impl FnOnce(Vec<Value>) -> RedisResult<Watched>,
+    ) -> Result<Watched, Fault> {
+        let mut at = self.connected().await?;
+        let asked = Instant::now();
+        let sent = at.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        self.answered(at.number, asked, sent.and_then(read))
     }
 
     /// Takes note of what an answer, or that there was none, says about the connection.
-    fn answered(&self, number: u64, asked: Instant, reply: RedisResult<Value>) -> Result<Value, Fault> {
+    fn answered<T>(&self, number: u64, asked: Instant, reply: RedisResult<T>) -> Result<T, Fault> {
         if let (Ok(_answer), Some(tracking)) = (&reply, &self.tracking) {
             tracking.heard(asked);
         }
@@ -171,59 +170,71 @@ impl Link {
         keys: &[&[u8]],
         fill: impl Fn(&mut Cmd),
     ) -> Result<Value, Fault> {
-        self.send_script_and_watch(script, keys, fill, &[]).await
-    }
-
-    /// Calls a script that may run twice until there is an answer, and has the server tell of the keys that it declares.
-    pub(super) async fn eval_watched<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        keys: &[&[u8]],
-        fill: impl Fn(&mut Cmd),
-    ) -> Result<T> {
-        let mut patience = self.patience();
         let send = async |mut call: Cmd| {
             fill(&mut call);
-            self.send_watched(|pipeline| pipeline.add_command(call)).await
+            self.send(&call).await
         };
-        loop {
-            let reply = match send(script.call(keys)).await {
-                Err(Fault::NoScript) => send(script.call_with_source(keys)).await,
-                reply => reply,
-            };
-            match reply {
-                Ok(reply) => return self.read(reply),
-                Err(fault) => again(fault, &mut patience).await?,
-            }
+        match send(script.call(keys)).await {
+            Err(Fault::NoScript) => send(script.call_with_source(keys)).await,
+            reply => reply,
         }
     }
 
-    /// The same for a command.
-    pub(super) async fn query_watched<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        let mut patience = self.patience();
-        loop {
-            match self.send_watched(|pipeline| pipeline.add_command(command.clone())).await {
-                Ok(reply) => return self.read(reply),
-                Err(fault) => again(fault, &mut patience).await?,
-            }
-        }
-    }
-
-    /// Calls a script once; afterwards the server tells of changes of the keys in `watched`, if any.
+    /// The same; afterwards the server tells of changes of the keys in `watched`, if any.
     pub(super) async fn send_script_and_watch(
         &self,
         script: &Script,
         keys: &[&[u8]],
         fill: impl Fn(&mut Cmd),
         watched: &[Vec<u8>],
-    ) -> Result<Value, Fault> {
+    ) -> Result<Watched, Fault> {
+        if watched.is_empty() {
+            let answer = self.send_script(script, keys, fill).await?;
+            return Ok(Watched { answer, is_told: false });
+        }
         let send = async |mut call: Cmd| {
             fill(&mut call);
-            if watched.is_empty() { self.send(&call).await } else { self.send_and_watch(&call, watched).await }
+            self.send_and_watch(&call, watched).await
         };
         match send(script.call(keys)).await {
             Err(Fault::NoScript) => send(script.call_with_source(keys)).await,
             reply => reply,
+        }
+    }
+
+    /// Calls a script that may run twice until there is an answer, and has the server tell of the keys that it declares.
+    /// Whether it will.
+    pub(super) async fn eval_watched<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        fill: impl Fn(&mut Cmd),
+    ) -> Result<(T, bool)> {
+        let mut patience = self.patience();
+        loop {
+            let mut call = script.call(keys);
+            fill(&mut call);
+            let mut reply = self.send_watched(call).await;
+            if let Err(Fault::NoScript) = reply {
+                let mut call = script.call_with_source(keys);
+                fill(&mut call);
+                reply = self.send_watched(call).await;
+            }
+            match reply {
+                Ok(Watched { answer, is_told }) => return Ok((self.read(answer)?, is_told)),
+                Err(fault) => again(fault, &mut patience).await?,
+            }
+        }
+    }
+
+    /// The same for a command.
+    pub(super) async fn query_watched<T: FromRedisValue>(&self, command: &Cmd) -> Result<(T, bool)> {
+        let mut patience = self.patience();
+        loop {
+            match self.send_watched(command.clone()).await {
+                Ok(Watched { answer, is_told }) => return Ok((self.read(answer)?, is_told)),
+                Err(fault) => again(fault, &mut patience).await?,
+            }
         }
     }
 
@@ -308,6 +319,7 @@ impl Link {
             Some(tracking) => match self.connect_tracked(tracking, number, explain).await {
                 Err(Fault::Final(why)) if tracking.is_optional() => {
                     debug!(engine = self.engine, %why, "the server does not tell of changes");
+                    tracking.end();
                     self.locator.connect(&self.config).await?
                 }
                 connected => connected?,
@@ -339,29 +351,53 @@ impl Link {
             Ok::<(), Infallible>(())
         });
         let mut connection = self.locator.connect_to_listen(&config).await?;
+        if tracking.is_optional() {
+            let info = connection.send_packed_command(redis::cmd("INFO").arg("server")).await;
+            let info = info.and_then(Value::extract_error).map_err(&explain)?;
+            let info = String::from_redis_value(info).unwrap_or_default();
+            tracking::check_version(&info).map_err(|why| self.not_told(why))?;
+        }
         let on = connection.send_packed_command(&tracking.command()).await;
         on.and_then(Value::extract_error).map_err(&explain)?;
         if tracking.is_optional() {
-            // Who may have it tell may not be allowed to say of what.
-            let caching = connection.send_packed_command(&tracking::caching()).await;
-            caching.and_then(Value::extract_error).map_err(explain)?;
+            // Who may have it tell may not be allowed to say of what, or to do so in a transaction.
+            let mut pipeline = Pipeline::with_capacity(5);
+            pipeline
+                .add_command(tracking::caching())
+                .cmd("MULTI")
+                .cmd("PING")
+                .cmd("EXISTS")
+                .arg(tracking.some_key())
+                .cmd("EXEC");
+            let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
+            if !replies.and_then(watched::in_transaction).map_err(&explain)?.is_told {
+                return Err(self.not_told("CLIENT CACHING, MULTI or EXEC is refused".to_owned()));
+            }
         }
         tracking.begin(number);
+        if tracking.is_optional() {
+            let at = Instant::now();
+            let config = connection.send_packed_command(&tracking::ask_limit()).await.ok();
+            let stats = connection.send_packed_command(redis::cmd("INFO").arg("stats")).await;
+            tracking.learn_room(&stats.and_then(Value::extract_error).map_err(explain)?, config, at);
+        }
         Ok(connection)
     }
 
+    fn not_told(&self, why: String) -> Fault {
+        Fault::Final(Error::Engine { engine: self.engine.clone(), why })
+    }
+
     fn lost(&self, number: u64, error: &redis::RedisError) {
+        if let Some(tracking) = &self.tracking {
+            tracking.ended(number);
+        }
         let mut state = self.state.lock();
         if state.current.as_ref().is_some_and(|current| current.number == number) {
             state.current = None;
             warn!(engine = self.engine, why = %error, "connection lost");
         }
     }
-}
-
-/// What a pipeline ends with, or the first error: a command of a transaction that is refused says why, EXEC only that one was.
-fn last_answer(replies: Vec<Value>) -> RedisResult<Value> {
-    replies.into_iter().try_fold(Value::Nil, |_before, reply| reply.extract_error())
 }
 
 /// Pauses before another try if that can help.

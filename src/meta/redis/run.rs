@@ -20,6 +20,7 @@ use super::script;
 use super::seeds::Seed;
 use super::tokens::Slot;
 use super::tracking;
+use super::watched::Watched;
 use super::writes::{self, Command};
 use crate::error::{Error, Result};
 use crate::records::{Key, Record, Write};
@@ -41,7 +42,10 @@ pub(super) type Raw = Option<Bytes>;
 
 /// What became of a commit.
 enum Committed {
-    Yes,
+    Yes {
+        /// Whether the server will tell of what was to be watched.
+        is_told: bool,
+    },
     /// Nothing was written: these of the compared records, by position, have other values now.
     Changed(Vec<(usize, Raw)>),
 }
@@ -138,15 +142,11 @@ impl RedisStore {
             self.unwatch(changed.clone());
         }
         let commands = writes::commands(&self.keys, writes);
-        let committed = self.commit(&places, &commands, &self.watched_keys(&watched)).await;
-        let committed = committed.inspect_err(|_unknown| {
-            self.seeds.doubt(writes);
-            self.unwatch(changed.clone());
-        })?;
-        let done = matches!(committed, Committed::Yes);
-        let mut fresh: HashMap<usize, Raw> = match committed {
-            Committed::Yes => HashMap::new(),
-            Committed::Changed(fresh) => fresh.into_iter().collect(),
+        let doubt = Doubt { store: self, writes, changed: &changed, ended: false };
+        let committed = self.commit(&places, &commands, &self.watched_keys(&watched)).await?;
+        let (done, mut fresh): (_, HashMap<usize, Raw>) = match committed {
+            Committed::Yes { is_told } => (Some(is_told), HashMap::new()),
+            Committed::Changed(fresh) => (None, fresh.into_iter().collect()),
         };
         for (n, key) in compared.into_iter().enumerate() {
             match fresh.remove(&n) {
@@ -157,20 +157,22 @@ impl RedisStore {
                 None => view.confirmed(&key),
             }
         }
-        if !done {
-            return Ok(false);
+        if done.is_some() {
+            self.seeds.apply(&self.keys, writes, at);
+            self.sole.note(writes);
         }
-        self.seeds.apply(&self.keys, writes, at);
-        self.sole.note(writes);
-        if watched.is_empty() {
-            self.unwatch(changed);
-        } else {
-            self.watch(watched, at);
-            for dir in new_directories {
-                self.seeds.made_directory(dir, at);
+        doubt.end();
+        match done {
+            Some(true) => {
+                self.watch(watched, at);
+                for dir in new_directories {
+                    self.seeds.made_directory(dir, at);
+                }
             }
+            Some(false) => self.unwatch(changed),
+            None => {}
         }
-        Ok(true)
+        Ok(done.is_some())
     }
 
     /// Notes `value` at `place` if what `claim` makes of the present number says so. True if this call has done it.
@@ -186,7 +188,7 @@ impl RedisStore {
             }
             let write = writes::set(place.key.clone(), value.to_string());
             match self.commit(&[(place.clone(), raw)], &[write], &[]).await? {
-                Committed::Yes => return Ok(true),
+                Committed::Yes { .. } => return Ok(true),
                 Committed::Changed(fresh) => raw = fresh.into_iter().next().and_then(|(_n, raw)| raw),
             }
         }
@@ -201,19 +203,19 @@ impl RedisStore {
             let (operation, at, renews) = (slot.operation(), Instant::now(), slot.renews());
             let fill = |call: &mut Cmd| fill_commit(call, &slot, operation, renews, expected, writes);
             match self.link.send_script_and_watch(&script::COMMIT, &keys, fill, watched).await {
-                Ok(Value::Int(1)) => {
+                Ok(Watched { answer: Value::Int(1), is_told }) => {
                     if renews {
                         slot.renewed(at);
                     }
-                    return Ok(Committed::Yes);
+                    return Ok(Committed::Yes { is_told });
                 }
                 // Another operation of this slot was fenced meanwhile: it goes with the next number.
-                Ok(Value::Int(0)) => {}
-                Ok(reply) => return self.changed(reply).map(Committed::Changed),
+                Ok(Watched { answer: Value::Int(0), .. }) => {}
+                Ok(Watched { answer, .. }) => return self.changed(answer).map(Committed::Changed),
                 Err(Fault::Unknown(why)) => {
                     patience.pause(why).await?;
                     if self.took_effect(&slot, operation, &mut patience).await? {
-                        return Ok(Committed::Yes);
+                        return Ok(Committed::Yes { is_told: false });
                     }
                 }
                 Err(fault) => again(fault, &mut patience).await?,
@@ -243,7 +245,7 @@ impl RedisStore {
         }
     }
 
-    fn unwatch(&self, changed: impl IntoIterator<Item = tracking::Place>) {
+    pub(super) fn unwatch(&self, changed: impl IntoIterator<Item = tracking::Place>) {
         if let Some(tracking) = self.link.tracking() {
             tracking.unwatch(changed);
         }
@@ -275,6 +277,30 @@ impl RedisStore {
                 Ok(reply) => return Ok(reply == Value::Int(1)),
                 Err(fault) => again(fault, patience).await?,
             }
+        }
+    }
+}
+
+/// While a commit is under way: if its end is not seen, because of an error or since nobody waits for it any more, what it
+/// may have written is not known, and the server may not tell of it.
+struct Doubt<'a> {
+    store: &'a RedisStore,
+    writes: &'a [Write],
+    changed: &'a BTreeSet<tracking::Place>,
+    ended: bool,
+}
+
+impl Doubt<'_> {
+    fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.store.seeds.doubt(self.writes);
+            self.store.unwatch(self.changed.iter().copied());
         }
     }
 }

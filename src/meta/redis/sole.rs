@@ -69,8 +69,24 @@ impl RedisStore {
         let at = Instant::now();
         let mut ask = redis::cmd("ZRANGE");
         ask.arg(self.keys.named("allSessions")).arg(0).arg(-1);
-        let Ok(sessions) = self.link.query_watched::<Vec<String>>(&ask).await else { return false };
-        self.watch([Place::Sessions], at);
-        self.sole.learn(&sessions, at)
+        match self.link.query_watched::<Vec<String>>(&ask).await {
+            Ok((sessions, true)) => {
+                self.watch([Place::Sessions], at);
+                self.sole.learn(&sessions, at)
+            }
+            // Who cannot know is not alone.
+            Ok(_) | Err(_) => self.sole.learn(&[], at),
+        }
+    }
+
+    /// Asks from time to time whether the server has room to tell of more.
+    pub(super) async fn look_for_room(&self, tracking: &Tracking) {
+        if !tracking.wonders_about_room() {
+            return;
+        }
+        let at = Instant::now();
+        if let Ok(stats) = self.link.send(redis::cmd("INFO").arg("stats")).await {
+            tracking.learn_room(&stats, None, at);
+        }
     }
 }

@@ -23,6 +23,7 @@ use redis::{Cmd, FromRedisValue, PushInfo, PushKind, Value};
 use stead_base::Ino;
 use tokio::time::Instant;
 
+use super::health::value_of;
 use super::seeds::Seeds;
 use crate::records::{Key, Write};
 use crate::store::{Change, ChangeHook};
@@ -34,12 +35,38 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 const ECHO: Duration = Duration::from_secs(1);
 /// Nothing is trusted when the server has not answered anything that was asked so lately: what it tells may be held up.
 const HEARD: Duration = Duration::from_secs(1);
+/// Keys that a server can tell of if it does not say otherwise.
+const USUAL_TABLE: u64 = 1_000_000;
+/// So often the server is asked whether it has room to tell of more.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
+/// An older answer to that is none. Twice as many keys do not come in so short a time.
+const ROOM_KNOWN: Duration = Duration::from_secs(4);
+/// From which version on our own scripts are not told of (`tracking.c`; before, that came in the middle of other answers).
+const OLDEST: [u32; 3] = [7, 0, 5];
+
+/// The command that asks of how many keys the server can tell.
+pub(super) fn ask_limit() -> Cmd {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("GET").arg("tracking-table-max-keys");
+    command
+}
 
 /// The command in front of one that reads what the server is to tell of.
 pub(super) fn caching() -> Cmd {
     let mut command = redis::cmd("CLIENT");
     command.arg("CACHING").arg("YES");
     command
+}
+
+/// Whether a server with this INFO can tell of what was asked for.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_version(info: &str) -> Result<(), String> {
+    let version = value_of(info, "redis_version").unwrap_or_default();
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or_default());
+    let known: [u32; 3] = std::array::from_fn(|_part| parts.next().unwrap_or_default());
+    if known >= OLDEST { Ok(()) } else { Err(format!("version {version:?} is older than 7.0.5")) }
 }
 
 /// What the server has told.
@@ -68,8 +95,12 @@ struct Told {
     since: Option<(u64, Instant)>,
     /// When the question was asked that was answered last.
     heard: Option<Instant>,
-    /// What the server will tell of, and the moment since which it has not ([`ClientCache::Asked`]).
-    watched: LruCache<Place, Instant>,
+    /// What the server tells of ([`ClientCache::Asked`]).
+    watched: LruCache<Place, Watch>,
+    /// When the server was asked last how much it has to tell of, and whether there is room for more.
+    room: Option<(Instant, bool)>,
+    /// Of how many keys it can tell; 0 is no limit.
+    limit: u64,
     changed: LruCache<Place, Instant>,
     /// When a commit of ours was sent that changes it.
     ours: LruCache<Place, Instant>,
@@ -77,7 +108,32 @@ struct Told {
     forgotten: Option<Instant>,
 }
 
+/// The question after which the server tells of something: from some moment between these two on.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    asked: Instant,
+    answered: Instant,
+}
+
+impl Watch {
+    /// Whether a change of what was asked for at `at` would have been told: what the question itself brought is of the
+    /// moment from which on the server tells.
+    fn covers(self, at: Instant) -> bool {
+        at == self.asked || at >= self.answered
+    }
+}
+
 impl Told {
+    /// Takes note that something has changed, or may since nobody tells.
+    fn note(&mut self, place: Place) {
+        self.watched.pop(&place);
+        if let Some((old, at)) = self.changed.push(place, Instant::now())
+            && old != place
+        {
+            self.forgotten = self.forgotten.max(Some(at));
+        }
+    }
+
     fn last_change(&self, place: Place) -> Option<Instant> {
         self.changed.peek(&place).copied().max(self.forgotten)
     }
@@ -118,6 +174,8 @@ impl Tracking {
             since: None,
             heard: None,
             watched: LruCache::new(REMEMBERED),
+            room: None,
+            limit: USUAL_TABLE,
             changed: LruCache::new(REMEMBERED),
             ours: LruCache::new(REMEMBERED),
             forgotten: None,
@@ -132,7 +190,38 @@ impl Tracking {
 
     /// Whether the server tells of what is declared and read.
     pub(super) fn watches(&self) -> bool {
-        self.scope == ClientCache::Asked && self.told.lock().since.is_some()
+        let told = self.told.lock();
+        self.scope == ClientCache::Asked && told.since.is_some() && told.room.is_some_and(|(_at, room)| room)
+    }
+
+    /// Whether the server has to be asked how much it has to tell of. Once its table is full it forgets something with each
+    /// command, in silence if the command is ours.
+    pub(super) fn wonders_about_room(&self) -> bool {
+        let told = self.told.lock();
+        let known = told.room.is_some_and(|(at, _room)| at.elapsed() < ROOM_EVERY);
+        self.scope == ClientCache::Asked && told.since.is_some() && !known
+    }
+
+    /// What INFO stats said at `at` of how much the server has to tell of; `config` is the answer to [`ask_limit`] if it was
+    /// asked for. Who does not say how much has no room.
+    pub(super) fn learn_room(&self, stats: &Value, config: Option<Value>, at: Instant) {
+        let stats = String::from_redis_value_ref(stats).unwrap_or_default();
+        let keys = value_of(&stats, "tracking_total_keys").and_then(|keys| keys.parse().ok()).unwrap_or(u64::MAX);
+        let limit = config.and_then(|config| Vec::<(String, u64)>::from_redis_value(config).ok()?.pop());
+        let mut told = self.told.lock();
+        if let Some((_name, limit)) = limit {
+            told.limit = limit;
+        }
+        let room = told.limit == 0 || keys < told.limit / 2;
+        if !room {
+            told.watched.clear();
+        }
+        told.room = Some((at, room));
+    }
+
+    /// A key of the volume.
+    pub(super) fn some_key(&self) -> String {
+        format!("{}i1", self.prefix)
     }
 
     /// The command that makes the server tell. No keys but those of attributes and directories begin like them.
@@ -157,7 +246,21 @@ impl Tracking {
     pub(super) fn begin(&self, number: u64) {
         let mut told = self.told.lock();
         told.watched.clear();
+        told.room = None;
         told.since = Some((number, Instant::now()));
+    }
+
+    /// Connection `number` is given up.
+    pub(super) fn ended(&self, number: u64) {
+        if self.told.lock().since.is_some_and(|(current, _since)| current == number) {
+            self.end();
+        }
+    }
+
+    /// The server does not tell any more.
+    pub(super) fn end(&self) {
+        self.told.lock().since = None;
+        self.everything_changed();
     }
 
     /// Something was answered that was asked at `at`.
@@ -172,19 +275,21 @@ impl Tracking {
         if self.scope != ClientCache::Asked || told.since.is_none_or(|(_number, since)| at <= since) {
             return;
         }
+        let watch = Watch { asked: at, answered: Instant::now() };
         for place in places {
             if told.last_change(place).is_none_or(|changed| changed < at) && told.watched.get(&place).is_none() {
-                told.watched.put(place, at);
+                told.watched.put(place, watch);
             }
         }
     }
 
-    /// The server may tell of these no more.
+    /// The server may tell of these no more, also not for the sake of questions that are under way.
     pub(super) fn unwatch(&self, places: impl IntoIterator<Item = Place>) {
-        let mut told = self.told.lock();
-        for place in places {
-            told.watched.pop(&place);
+        if self.scope != ClientCache::Asked {
+            return;
         }
+        let mut told = self.told.lock();
+        places.into_iter().for_each(|place| told.note(place));
     }
 
     /// A commit of ours with these writes is about to be sent.
@@ -218,14 +323,7 @@ impl Tracking {
                 }
                 _ => self.everything_changed(),
             },
-            PushKind::Disconnection => {
-                let mut told = self.told.lock();
-                if told.since.is_some_and(|(current, _since)| current == number) {
-                    told.since = None;
-                    drop(told);
-                    self.everything_changed();
-                }
-            }
+            PushKind::Disconnection => self.ended(number),
             _ => {}
         }
     }
@@ -247,14 +345,9 @@ impl Tracking {
     fn changed(&self, key: &str) {
         let Some(place) = self.place_of(key) else { return };
         let ours = {
-            let (now, mut told) = (Instant::now(), self.told.lock());
-            told.watched.pop(&place);
-            if let Some((old, at)) = told.changed.push(place, now)
-                && old != place
-            {
-                told.forgotten = told.forgotten.max(Some(at));
-            }
-            told.ours.peek(&place).is_some_and(|sent| now.duration_since(*sent) < ECHO)
+            let mut told = self.told.lock();
+            told.note(place);
+            told.ours.peek(&place).is_some_and(|sent| sent.elapsed() < ECHO)
         };
         if !ours && let Some(hook) = self.hook() {
             self.tell(place, &hook);
@@ -300,17 +393,16 @@ impl Tracking {
         if told.last_change(place).is_some_and(|changed| changed >= at) {
             return Trust::Changed;
         }
-        let since = match self.scope {
-            ClientCache::Off => None,
-            ClientCache::Asked => told.watched.peek(&place).copied(),
-            ClientCache::All => told.since.filter(|(_number, since)| at > *since).map(|(_number, since)| since),
+        let would_be_told = match self.scope {
+            ClientCache::Off => false,
+            ClientCache::Asked => {
+                let room = told.room.is_some_and(|(at, room)| room && at.elapsed() < ROOM_KNOWN);
+                room && told.watched.peek(&place).is_some_and(|watch| watch.covers(at))
+            }
+            ClientCache::All => told.since.is_some_and(|(_number, since)| at > since),
         };
         let there = told.heard.is_some_and(|heard| heard.elapsed() < HEARD);
-        if there && since.is_some_and(|since| at >= since) && at.elapsed() < self.expire {
-            Trust::Unchanged
-        } else {
-            Trust::Unknown
-        }
+        if there && would_be_told && at.elapsed() < self.expire { Trust::Unchanged } else { Trust::Unknown }
     }
 }
 

@@ -254,3 +254,35 @@ async fn a_server_that_may_not_tell_serves_all_the_same() {
     let told = redis_url(&format!("{address}?client-cache=true"));
     assert!(RedisStore::connect(&told, &options()).await.is_err(), "what was asked for is not left out in silence");
 }
+
+/// A server whose table is full forgets what it was to tell of, in silence where our own command is the reason.
+#[tokio::test]
+async fn a_table_that_fills_up_ends_all_trust() {
+    let args = ["--save", "", "--appendonly", "no", "--tracking-table-max-keys", "40"];
+    let server = RedisServer::start_with(&args);
+    let (ours, theirs) = (server.store().await, server.store().await);
+    make_directory(&theirs, Ino::ROOT, "d", Ino(2)).await;
+    for n in 0..30 {
+        make_file(&theirs, Ino(2), &format!("f{n}"), 10 + n, n).await;
+    }
+    for n in (0..30).chain(0..30) {
+        length_of(&ours, Ino(2), &format!("f{n}")).await;
+    }
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let before = evals(&server).await;
+    for _time in 0..10 {
+        length_of(&ours, Ino(2), "f1").await;
+    }
+    assert_eq!(evals(&server).await - before, 10);
+}
+
+#[test]
+fn servers_that_would_tell_in_the_middle_of_an_answer_are_not_asked_to() {
+    use super::super::tracking::check_version;
+    for (version, can) in
+        [("6.2.14", false), ("7.0.4", false), ("7.0.5", true), ("7.0.15", true), ("7.2.4", true), ("8.0.0", true)]
+    {
+        assert_eq!(check_version(&format!("# Server\r\nredis_version:{version}\r\n")).is_ok(), can, "{version}");
+    }
+    assert!(check_version("").is_err());
+}
