@@ -43,7 +43,7 @@ fn main() {
     println!("A thread on another processor is woken and answers within {:.0} µs\n", answer_time().as_secs_f64() * 1e6);
     let (written, read) = data::disk(mib);
     println!("The disk itself: {written:.0} MB/s written and synced, {read:.0} MB/s read\n");
-    let parts = std::env::var("BENCH_PARTS").unwrap_or_else(|_unset| "redis,sqlite,far".to_owned());
+    let parts = tools::variable("BENCH_PARTS").unwrap_or_else(|| "redis,sqlite,far".to_owned());
     let wanted = |part: &str| parts.split(',').any(|named| named == part);
     for engine in Engine::ALL.into_iter().filter(|engine| wanted(&format!("{engine:?}").to_lowercase())) {
         let mut table = Table::new(&format!("{engine:?}"));

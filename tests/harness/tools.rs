@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// A setting, if it is there and not empty.
 #[expect(clippy::disallowed_methods, reason = "a test's settings come from its runner's environment")]
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
