@@ -30,6 +30,8 @@ use crate::storage::{Reconfigure, Remover, Storage};
 
 /// The version that sessions carry: the Go program must be able to compare it.
 const CLIENT_VERSION: &str = concat!("1.4.0+stead-", env!("CARGO_PKG_VERSION"));
+/// How long the data of small deleted files waits for that of others: each then costs a share of three round trips.
+const DELETE_DELAY: Duration = Duration::from_millis(20);
 
 /// What a worker knows of its process and machine.
 #[derive(Clone, Debug)]
@@ -306,6 +308,7 @@ async fn start_session(
 ) -> Result<Arc<Meta>, Error> {
     let options = &config.options;
     let meta_options = MetaOptions {
+        delete_delay: DELETE_DELAY,
         read_only: options.read_only,
         subdir: options.subdir.clone(),
         skip_dir_mtime: options.skip_dir_mtime,

@@ -125,12 +125,7 @@ impl Setup {
 }
 
 fn options(clock: &Arc<ManualClock>) -> MetaOptions {
-    MetaOptions {
-        skip_dir_mtime: Duration::ZERO,
-        delete_delay: Duration::ZERO,
-        clock: Arc::clone(clock) as Arc<dyn Clock>,
-        ..MetaOptions::default()
-    }
+    MetaOptions { skip_dir_mtime: Duration::ZERO, clock: Arc::clone(clock) as Arc<dyn Clock>, ..MetaOptions::default() }
 }
 
 impl Volume {

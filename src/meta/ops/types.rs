@@ -258,7 +258,8 @@ pub struct MetaOptions {
     pub enable_selinux: bool,
     /// Deleted files whose data is removed at the same time.
     pub max_deletes: usize,
-    /// How long the data of a small deleted file waits for that of others, to be removed together with it.
+    /// How long the data of a small deleted file waits for that of others, to be removed together with it. What ends soon does
+    /// not wait: the data of what still waits then is left to others.
     pub delete_delay: Duration,
     /// Where "now" comes from.
     pub clock: Arc<dyn Clock>,
@@ -280,7 +281,7 @@ impl Default for MetaOptions {
             enable_cap: false,
             enable_selinux: false,
             max_deletes: 100,
-            delete_delay: Duration::from_millis(20),
+            delete_delay: Duration::ZERO,
             clock: Arc::new(SystemClock),
         }
     }
