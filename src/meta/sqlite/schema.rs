@@ -62,6 +62,9 @@ fn check_path(place: &Place, create: bool) -> Result<()> {
     }
 }
 
+/// Bytes of the log that stay when it begins anew.
+const LOG_KEPT: u32 = 1 << 20;
+
 fn prepare(place: &Place, create: bool) -> Result<Connection, Fault> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if create {
@@ -80,9 +83,9 @@ fn prepare(place: &Place, create: bool) -> Result<Connection, Fault> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     // A thread of its own does it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    // A log that begins anew is cut to what it holds: a frame fills no page, so behind it each page that has left the page
-    // cache would be read before it is written over.
-    connection.pragma_update(None, "journal_size_limit", 0)?;
+    // A log that begins anew is cut: a frame fills no page, so each page of the old one that has left the page cache would be
+    // read before it is written over. What is left of it is room for removals on a full disk.
+    connection.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
     complete(&connection)?;
     Ok(connection)
 }
