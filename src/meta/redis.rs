@@ -4,6 +4,8 @@
 //! * One connection carries all operations at the same time; it is made anew when it is lost ([`link`]).
 //! * A transaction is optimistic without WATCH: one Lua script compares every record that was read and applies every
 //!   write. With the reads remembered ([`seeds`]) a transaction costs one round trip ([`run`]).
+//! * What was asked for is believed until the server tells of a change ([`tracking`]; [`watched`] reads the answers to what
+//!   is to be told of), that a name is free only of a volume's only client ([`sole`]).
 //! * A lost reply is no lost or doubled transaction: each commit leaves a token ([`tokens`]).
 //!
 //! Replication is asynchronous: a fail-over may lose the last commits although they were acknowledged, unless the server
@@ -102,6 +104,17 @@ impl RedisStore {
         let found = self.trusted(tracking, parent, name)?;
         let believed = found.is_some() || !tracking.is_optional() || self.sole.is_known(tracking) == Some(true);
         believed.then_some(found)
+    }
+
+    /// Asks from time to time whether the server has room to tell of more.
+    async fn look_for_room(&self, tracking: &Tracking) {
+        if !tracking.wonders_about_room() {
+            return;
+        }
+        let at = Instant::now();
+        if let Ok(stats) = self.link.send(redis::cmd("INFO").arg("stats")).await {
+            tracking.learn_room(&stats, None, at);
+        }
     }
 
     fn trusted(&self, tracking: &Tracking, parent: Ino, name: &Name) -> Option<Option<(Entry, Option<Attr>)>> {

@@ -230,13 +230,12 @@ impl RedisStore {
     }
 
     fn watched_keys(&self, watched: &BTreeSet<tracking::Place>) -> Vec<Vec<u8>> {
-        let watches = self.link.tracking().is_some_and(tracking::Tracking::watches);
         let key = |place: &tracking::Place| match place {
             tracking::Place::Inode(ino) => self.keys.attr(*ino),
             tracking::Place::Directory(dir) => self.keys.entries(*dir),
             tracking::Place::Sessions => self.keys.named("allSessions"),
         };
-        if watches { watched.iter().map(key).collect() } else { Vec::new() }
+        watched.iter().map(key).collect()
     }
 
     pub(super) fn watch(&self, watched: impl IntoIterator<Item = tracking::Place>, at: Instant) {

@@ -78,15 +78,4 @@ impl RedisStore {
             Ok(_) | Err(_) => self.sole.learn(&[], at),
         }
     }
-
-    /// Asks from time to time whether the server has room to tell of more.
-    pub(super) async fn look_for_room(&self, tracking: &Tracking) {
-        if !tracking.wonders_about_room() {
-            return;
-        }
-        let at = Instant::now();
-        if let Ok(stats) = self.link.send(redis::cmd("INFO").arg("stats")).await {
-            tracking.learn_room(&stats, None, at);
-        }
-    }
 }

@@ -76,14 +76,15 @@ for n = 1, #counters do
   local sum = redis.pcall('INCRBY', key, ARGV[counters[n] + 3])
   if type(sum) == 'table' then return take_back(n - 1, key, 'INCRBY', sum) end
 end
+local hashes = #stats > 0 and { 'dirDataLength', 'dirUsedSpace', 'dirUsedInodes' }
 for n = 1, #stats do
   local prefix, dir = ARGV[stats[n] + 2], ARGV[stats[n] + 3]
-  for _, hash in ipairs({ 'dirDataLength', 'dirUsedSpace', 'dirUsedInodes' }) do
+  for _, hash in ipairs(hashes) do
     local set = redis.pcall('HSET', prefix .. hash, dir, '0')
     if type(set) == 'table' then
       -- Statistics that are not there are computed.
       for done = 1, n do
-        for _, other in ipairs({ 'dirDataLength', 'dirUsedSpace', 'dirUsedInodes' }) do
+        for _, other in ipairs(hashes) do
           redis.pcall('HDEL', ARGV[stats[done] + 2] .. other, ARGV[stats[done] + 3])
         end
       end
