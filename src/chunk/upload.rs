@@ -1,5 +1,6 @@
 //! One block on its way into the store.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use stead_base::failpoint;
 use tokio::sync::watch;
 
 use crate::block::BlockId;
-use crate::pages::{PAGE_SIZE, Page, PagePool};
+use crate::pages::{PAGE_SIZE, Page};
 use crate::store::ChunkStore;
 use crate::{Compression, Error, Result};
 
@@ -68,7 +69,7 @@ impl Upload {
 
 impl ChunkStore {
     async fn upload(self: &Arc<Self>, block: BlockId, held: &Mutex<Option<Arc<Pages>>>) -> Result<()> {
-        let plain = || held.lock().clone().map(|pages| join(&self.pages, &pages, block.len as usize));
+        let plain = || held.lock().clone().map(|pages| join(&pages, block.len as usize));
         if self.staging.wants(block.len) && self.stage(block, plain).await {
             return Ok(());
         }
@@ -111,17 +112,10 @@ impl ChunkStore {
     }
 }
 
-/// The block's bytes in one piece, as a store takes them. Small ones, which the memory cache keeps, come from the heap:
-/// a mapping takes whole pages of the system.
-fn join(pool: &PagePool, pages: &Pages, len: usize) -> Bytes {
-    if len <= PAGE_SIZE {
-        let mut joined = vec![0; len];
-        fill(&mut joined, pages);
-        return joined.into();
-    }
-    let mut joined = pool.joined(len);
-    fill(&mut joined, pages);
-    Bytes::from_owner(joined)
+/// The block's bytes in one piece, as a store takes them.
+fn join(pages: &Pages, len: usize) -> Bytes {
+    let Ok(joined) = stead_bulk::filled(len, |joined| Ok::<(), Infallible>(fill(joined, pages)));
+    joined
 }
 
 fn fill(joined: &mut [u8], pages: &Pages) {

@@ -30,6 +30,9 @@ const PUT_ATTEMPTS: usize = 3;
 /// The disk is told at once of bodies from this size on, so that little is left to wait for when somebody syncs.
 const EARLY_WRITEBACK: usize = 256 << 10;
 
+/// Bodies that go straight to the disk at the same time. When it does not keep up, the page cache takes the others.
+const DIRECT_WRITES: usize = 4;
+
 /// A directory as a bucket. It is not made by `put`, so that objects never land below the mount point of a file system
 /// that is not mounted; [`create_bucket`](ObjectStore::create_bucket) makes it.
 ///
@@ -45,6 +48,8 @@ pub struct FileStore {
 struct Place {
     root: PathBuf,
     unsynced: Unsynced,
+    /// Held by whoever writes straight to the disk.
+    direct: Arc<()>,
     clock: Arc<dyn Clock>,
     /// Whether a lookup of cached names never waits, which a network file system does not promise.
     is_local: OnceLock<bool>,
@@ -70,7 +75,8 @@ impl FileStore {
             return Err(Error::Config { field: "bucket", value: directory.to_owned(), why });
         }
         let root: PathBuf = Path::new(path).components().collect();
-        let place = Place { unsynced: Unsynced::below(root.clone()), root, clock, is_local: OnceLock::new() };
+        let unsynced = Unsynced::below(root.clone());
+        let place = Place { root, unsynced, direct: Arc::default(), clock, is_local: OnceLock::new() };
         Ok(Self { place: Arc::new(place) })
     }
 
@@ -147,14 +153,17 @@ impl Place {
     }
 
     fn read(&self, path: &Path, range: Option<Range<u64>>) -> io::Result<Bytes> {
-        self.is_local.get_or_init(|| read::is_local(&self.root));
-        read::blocking(path, range)
+        read::blocking(path, range, self.is_local())
+    }
+
+    fn is_local(&self) -> bool {
+        *self.is_local.get_or_init(|| read::is_local(&self.root))
     }
 
     fn write(&self, path: PathBuf, body: &[u8]) -> io::Result<()> {
         let temporary = temporary::beside(&path);
-        let mut file = self.create(&temporary)?;
-        let done = file.write_all(body).and_then(|()| {
+        let file = self.create(&temporary)?;
+        let done = self.fill(&file, body).and_then(|()| {
             if body.len() >= EARLY_WRITEBACK {
                 start_writeback(&file);
             }
@@ -167,6 +176,15 @@ impl Place {
             self.unsynced.add(path);
         }
         done
+    }
+
+    fn fill(&self, mut file: &File, body: &[u8]) -> io::Result<()> {
+        let turn = Arc::clone(&self.direct);
+        if self.is_local() && Arc::strong_count(&turn) <= DIRECT_WRITES + 1 {
+            stead_bulk::write(file, body)
+        } else {
+            file.write_all(body)
+        }
     }
 
     /// A new file, with the directories above it where they are missing.

@@ -96,13 +96,10 @@ impl CacheFile {
         want: Range<u32>,
         read_exact: impl Fn(&mut [u8], u64) -> io::Result<()>,
     ) -> Result<Bytes, Unusable> {
-        let read = |offset: u32, len: u32| {
-            let mut data = vec![0; len as usize];
-            read_exact(&mut data, offset.into()).map(|()| data)
-        };
+        let read = |offset: u32, len: u32| stead_bulk::filled(len as usize, |data| read_exact(data, offset.into()));
         let units = self.units(&want);
         if units.is_empty() {
-            return Ok(read(want.start, want.end - want.start)?.into());
+            return Ok(read(want.start, want.end - want.start)?);
         }
         let verified = units.start * UNIT..self.len.min(units.end * UNIT);
         let start = want.start.min(verified.start);
@@ -111,7 +108,7 @@ impl CacheFile {
         let mut sums = vec![0; 4 * units.len()];
         read_exact(&mut sums, u64::from(self.len) + 4 * u64::from(units.start))?;
         verify(units.start, &data[within(&verified)], &sums)?;
-        Ok(Bytes::from(data).slice(within(&want)))
+        Ok(data.slice(within(&want)))
     }
 }
 

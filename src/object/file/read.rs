@@ -43,21 +43,35 @@ fn read_now(file: &OwnedFd, at: u64, len: usize) -> Option<Bytes> {
     Some(body.into())
 }
 
-/// The bytes. Blocks. A directory counts as not found.
-pub(super) fn blocking(path: &Path, range: Option<Range<u64>>) -> io::Result<Bytes> {
+/// The bytes. Blocks. A directory counts as not found. Large bodies are read past the page cache if they `may_be_direct`.
+pub(super) fn blocking(path: &Path, range: Option<Range<u64>>, may_be_direct: bool) -> io::Result<Bytes> {
     let file = File::open(path)?;
     let size = object_size(&file.metadata()?)?;
     let range = cut(range, size);
     let len = usize::try_from(range.end - range.start).map_err(|_too_large| Errno::FBIG)?;
+    if may_be_direct && range.start == 0 && len >= stead_bulk::LARGE {
+        return start_of(&file, len);
+    }
     let mut body = Vec::with_capacity(len);
     while body.len() < len {
         let at = range.start + body.len() as u64;
         if pread(&file, spare_capacity(&mut body), at)? == 0 {
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+            return Err(became_shorter());
         }
     }
     body.truncate(len);
     Ok(body.into())
+}
+
+fn start_of(file: &File, len: usize) -> io::Result<Bytes> {
+    let whole = stead_bulk::filled(len.next_multiple_of(stead_bulk::ALIGNMENT), |body| {
+        if stead_bulk::read(file, body)? < len { Err(became_shorter()) } else { Ok(()) }
+    })?;
+    Ok(whole.slice(..len))
+}
+
+fn became_shorter() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "the file became shorter while it was read")
 }
 
 /// The size of an object's file.
