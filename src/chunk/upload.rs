@@ -114,7 +114,10 @@ impl ChunkStore {
 
 /// The block's bytes in one piece, as a store takes them.
 fn join(pages: &Pages, len: usize) -> Bytes {
-    let Ok(joined) = stead_bulk::filled(len, |joined| Ok::<(), Infallible>(fill(joined, pages)));
+    let Ok(joined) = stead_bulk::filled(len, |joined| {
+        fill(joined, pages);
+        Ok::<(), Infallible>(())
+    });
     joined
 }
 

@@ -16,6 +16,7 @@
 //! The volume has its database number for its own, but other keys in it are left alone. How much survives a power
 //! failure is the server's configuration (`appendonly`, `appendfsync`); [`Store::sync`] cannot add to it.
 
+mod commit;
 mod fault;
 mod health;
 mod keys;

@@ -52,8 +52,8 @@ impl Keys {
     pub(super) fn behind(&self, how: &str, key: &[u8]) -> Vec<Vec<u8>> {
         let with = |names: &[&str]| names.iter().map(|name| [key, name.as_bytes()].concat()).collect();
         match how {
-            "stat" | "addstat" | "newstat" => with(&["dirDataLength", "dirUsedSpace", "dirUsedInodes"]),
-            "quota" | "addquota" => with(&["", "UsedSpace", "UsedInodes"]),
+            "stat" | "addstat" | "newstat" | "delstat" => with(&["dirDataLength", "dirUsedSpace", "dirUsedInodes"]),
+            "quota" | "addquota" | "delquota" => with(&["", "UsedSpace", "UsedInodes"]),
             _ => with(&[""]),
         }
     }

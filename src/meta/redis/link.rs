@@ -126,27 +126,10 @@ impl Link {
     async fn send_watched(&self, command: Cmd) -> Result<Watched, Fault> {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.add_command(tracking::caching()).add_command(command);
-        self.send_all(&pipeline, watched::after_caching).await
-    }
-
-    /// Sends a command once, and reads `keys` right behind it, before anybody else can change them: of what a client has
-    /// read the server tells.
-    async fn send_and_watch(&self, command: &Cmd, keys: &[Vec<u8>]) -> Result<Watched, Fault> {
-        let mut pipeline = Pipeline::with_capacity(5);
-        pipeline.add_command(tracking::caching()).cmd("MULTI").add_command(command.clone());
-        pipeline.cmd("EXISTS").arg(keys).cmd("EXEC");
-        self.send_all(&pipeline, watched::in_transaction).await
-    }
-
-    async fn send_all(
-        &self,
-        pipeline: &Pipeline,
-        read: impl FnOnce(Vec<Value>) -> RedisResult<Watched>,
-    ) -> Result<Watched, Fault> {
         let mut at = self.connected().await?;
         let asked = Instant::now();
-        let sent = at.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
-        self.answered(at.number, asked, sent.and_then(read))
+        let sent = at.connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
+        self.answered(at.number, asked, sent.and_then(watched::after_caching))
     }
 
     /// Takes note of what an answer, or that there was none, says about the connection.
@@ -180,21 +163,21 @@ impl Link {
         }
     }
 
-    /// The same; afterwards the server tells of changes of the keys in `watched`, if any.
+    /// The same; if it `is_to_tell`, the server tells from then on of changes of the keys that the script reads last.
     pub(super) async fn send_script_and_watch(
         &self,
         script: &Script,
         keys: &[&[u8]],
         fill: impl Fn(&mut Cmd),
-        watched: &[Vec<u8>],
+        is_to_tell: bool,
     ) -> Result<Watched, Fault> {
-        if watched.is_empty() {
+        if !is_to_tell {
             let answer = self.send_script(script, keys, fill).await?;
             return Ok(Watched { answer, is_told: false });
         }
         let send = async |mut call: Cmd| {
             fill(&mut call);
-            self.send_and_watch(&call, watched).await
+            self.send_watched(call).await
         };
         match send(script.call(keys)).await {
             Err(Fault::NoScript) => send(script.call_with_source(keys)).await,
@@ -360,18 +343,12 @@ impl Link {
         let on = connection.send_packed_command(&tracking.command()).await;
         on.and_then(Value::extract_error).map_err(&explain)?;
         if tracking.is_optional() {
-            // Who may have it tell may not be allowed to say of what, or to do so in a transaction.
-            let mut pipeline = Pipeline::with_capacity(5);
-            pipeline
-                .add_command(tracking::caching())
-                .cmd("MULTI")
-                .cmd("PING")
-                .cmd("EXISTS")
-                .arg(tracking.some_key())
-                .cmd("EXEC");
+            // Who may have it tell may not be allowed to say of what.
+            let mut pipeline = Pipeline::with_capacity(2);
+            pipeline.add_command(tracking::caching()).cmd("EXISTS").arg(tracking.some_key());
             let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
-            if !replies.and_then(watched::in_transaction).map_err(&explain)?.is_told {
-                return Err(self.not_told("CLIENT CACHING, MULTI or EXEC is refused".to_owned()));
+            if !replies.and_then(watched::after_caching).map_err(&explain)?.is_told {
+                return Err(self.not_told("CLIENT CACHING is refused".to_owned()));
             }
         }
         tracking.begin(number);

@@ -13,6 +13,7 @@ use stead_base::Ino;
 use tokio::time::Instant;
 
 use super::RedisStore;
+use super::commit::{Commit, Expected};
 use super::fault::{Fault, Patience};
 use super::keys::{self, Place};
 use super::link::again;
@@ -197,12 +198,16 @@ impl RedisStore {
     async fn commit(&self, expected: &[Expected], writes: &[Command], watched: &[Vec<u8>]) -> Result<Committed> {
         let slot = self.tokens.slot().await;
         let mut patience = self.link.patience();
-        let declared = self.declared(expected, writes);
+        let declared = self.declared(expected, writes, watched);
         let keys: Vec<&[u8]> = declared.iter().map(Vec::as_slice).collect();
+        let commit = Commit::new(expected, writes);
         loop {
             let (operation, at, renews) = (slot.operation(), Instant::now(), slot.renews());
-            let fill = |call: &mut Cmd| fill_commit(call, &slot, operation, renews, expected, writes);
-            match self.link.send_script_and_watch(&script::COMMIT, &keys, fill, watched).await {
+            let fill = |call: &mut Cmd| {
+                call.arg(&self.tokens.key).arg(slot.number).arg(operation).arg(u8::from(renews)).arg(watched.len());
+                commit.fill(call);
+            };
+            match self.link.send_script_and_watch(&script::COMMIT, &keys, fill, !watched.is_empty()).await {
                 Ok(Watched { answer: Value::Int(1), is_told }) => {
                     if renews {
                         slot.renewed(at);
@@ -250,10 +255,11 @@ impl RedisStore {
         }
     }
 
-    /// The keys of a commit: the tokens, and in a cluster all others.
-    fn declared(&self, expected: &[Expected], writes: &[Command]) -> Vec<Vec<u8>> {
-        let mut keys = vec![self.tokens.key.clone()];
+    /// The keys of a commit: those that the server is to tell of, and in a cluster all others.
+    fn declared(&self, expected: &[Expected], writes: &[Command], watched: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut keys = watched.to_vec();
         if self.keys.are_declared() {
+            keys.push(self.tokens.key.clone());
             keys.extend(expected.iter().flat_map(|(place, _raw)| self.keys.behind(place.how, &place.key)));
             let first = |command: &Command| command.args.first().map(|key| self.keys.behind(command.name, key));
             keys.extend(writes.iter().filter_map(first).flatten());
@@ -300,33 +306,6 @@ impl Drop for Doubt<'_> {
         if !self.ended {
             self.store.seeds.doubt(self.writes);
             self.store.unwatch(self.changed.iter().copied());
-        }
-    }
-}
-
-/// A place and what must be there.
-type Expected = (Place, Raw);
-
-fn fill_commit(
-    call: &mut Cmd,
-    slot: &Slot<'_>,
-    operation: u64,
-    renews: bool,
-    expected: &[Expected],
-    writes: &[Command],
-) {
-    call.arg(slot.number).arg(operation).arg(u8::from(renews)).arg(expected.len());
-    for (place, raw) in expected {
-        call.arg(place.how).arg(&place.key).arg(&place.field);
-        match raw {
-            Some(raw) => call.arg([b"=", raw.as_ref()].concat()),
-            None => call.arg("-"),
-        };
-    }
-    for Command { name, args } in writes {
-        call.arg(*name).arg(args.len());
-        for arg in args {
-            call.arg(arg.as_ref());
         }
     }
 }

@@ -98,11 +98,7 @@ impl Sink<'_> {
                 delta.space.to_string(),
                 delta.inodes.to_string(),
             )),
-            Write::DelDirStat(dir) => {
-                for hash in ["dirDataLength", "dirUsedSpace", "dirUsedInodes"] {
-                    self.push(command!("HDEL", k.named(hash), dir.to_string()));
-                }
-            }
+            Write::DelDirStat(dir) => self.push(command!("delstat", k.named(""), dir.to_string())),
             Write::ClearDirStats => self.push(Command {
                 name: "UNLINK",
                 args: ["dirDataLength", "dirUsedSpace", "dirUsedInodes"].map(|hash| k.named(hash).into()).to_vec(),
@@ -251,9 +247,7 @@ impl Sink<'_> {
     }
 
     fn del_quota(&mut self, key: &[u8], number: u64) {
-        for hash in std::iter::once(key.to_vec()).chain(usage_hashes(key)) {
-            self.push(command!("HDEL", hash, number.to_string()));
-        }
+        self.push(command!("delquota", key, number.to_string()));
     }
 
     /// Adds space and inodes; what has no limits yet gets none.
