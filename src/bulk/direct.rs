@@ -33,8 +33,7 @@ pub fn write(mut file: &File, data: &[u8]) -> io::Result<()> {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The multiples are not those of this disk.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+                Err(error) if cannot(Errno::from_io_error(&error)) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -64,8 +63,7 @@ pub fn read(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
                 }
             }
             Err(Errno::INTR) => {}
-            // The multiples are not those of this disk.
-            Err(Errno::INVAL) if direct => {
+            Err(error) if direct && cannot(Some(error)) => {
                 set_direct(file, false)?;
                 direct = false;
             }
@@ -73,6 +71,11 @@ pub fn read(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(done)
+}
+
+/// Whether a file system has found only now that it cannot do it, or not with our multiples.
+fn cannot(error: Option<Errno>) -> bool {
+    matches!(error, Some(Errno::INVAL | Errno::OPNOTSUPP))
 }
 
 fn set_direct(file: &File, direct: bool) -> rustix::io::Result<()> {

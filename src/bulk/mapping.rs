@@ -13,19 +13,21 @@ use bytes::Bytes;
 use memmap2::MmapMut;
 use parking_lot::Mutex;
 
+use crate::ALIGNMENT;
+
 /// Bytes of mappings that each [`Spare`] keeps.
 const KEPT: usize = 16 << 20;
-/// Mappings are multiples of this, so that they fit again.
-const UNIT: usize = 64 << 10;
+/// Up to this the heap gives memory out and takes it back without leaving gaps that matter.
+const SMALL: usize = 64 << 10;
 
 /// `len` bytes, which `fill` is given to fill, and which have anything in them before. Up to 64 KiB are from the heap, more
-/// from mappings that the whole process shares, at a multiple of [`ALIGNMENT`](crate::ALIGNMENT).
+/// from mappings that the whole process shares, at a multiple of [`ALIGNMENT`].
 ///
 /// # Errors
 /// Those of `fill`.
 pub fn filled<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Bytes, E> {
     static SHARED: LazyLock<Arc<Spare>> = LazyLock::new(Arc::default);
-    if len <= UNIT {
+    if len <= SMALL {
         let mut bytes = vec![0; len];
         fill(&mut bytes)?;
         return Ok(bytes.into());
@@ -90,7 +92,7 @@ pub struct Spare(Mutex<VecDeque<MmapMut>>);
 impl Spare {
     /// `len` bytes, and whether they were used before; otherwise they are zeros.
     pub fn take(self: &Arc<Self>, len: usize) -> (Mapping, bool) {
-        let size = len.next_multiple_of(UNIT);
+        let size = len.next_multiple_of(ALIGNMENT);
         let kept = {
             let mut spare = self.0.lock();
             // The youngest: it may still be in a cache of the processor.

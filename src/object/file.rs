@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use bytes::Bytes;
 use stead_base::{Clock, SystemClock, failpoint};
+use tokio::sync::Semaphore;
 
 use crate::{Error, ObjectInfo, ObjectStore, Result};
 use unsynced::Unsynced;
@@ -48,8 +49,8 @@ pub struct FileStore {
 struct Place {
     root: PathBuf,
     unsynced: Unsynced,
-    /// Held by whoever writes straight to the disk.
-    direct: Arc<()>,
+    /// One each for who writes straight to the disk.
+    direct: Semaphore,
     clock: Arc<dyn Clock>,
     /// Whether a lookup of cached names never waits, which a network file system does not promise.
     is_local: OnceLock<bool>,
@@ -76,7 +77,7 @@ impl FileStore {
         }
         let root: PathBuf = Path::new(path).components().collect();
         let unsynced = Unsynced::below(root.clone());
-        let place = Place { root, unsynced, direct: Arc::default(), clock, is_local: OnceLock::new() };
+        let place = Place { root, unsynced, direct: Semaphore::new(DIRECT_WRITES), clock, is_local: OnceLock::new() };
         Ok(Self { place: Arc::new(place) })
     }
 
@@ -179,11 +180,10 @@ impl Place {
     }
 
     fn fill(&self, mut file: &File, body: &[u8]) -> io::Result<()> {
-        let turn = Arc::clone(&self.direct);
-        if self.is_local() && Arc::strong_count(&turn) <= DIRECT_WRITES + 1 {
-            stead_bulk::write(file, body)
-        } else {
-            file.write_all(body)
+        let may_be_direct = body.len() >= stead_bulk::LARGE && self.is_local();
+        match may_be_direct.then(|| self.direct.try_acquire()) {
+            Some(Ok(_turn)) => stead_bulk::write(file, body),
+            Some(Err(_)) | None => file.write_all(body),
         }
     }
 

@@ -306,8 +306,10 @@ fn put(txn: &mut Txn<'_>, ctx: &Context, asked: &Moving, parents: &mut Parents, 
     let entry = source.entry;
     let mut attr = source.attr.clone();
     attr.ctime = ctx.now;
-    txn.write(Write::DelEntry(asked.from, asked.name.clone()));
+    // In this order the directory's hash never is without an entry, and so never gone, before the last write to it: a node
+    // of a Redis cluster whose slot is moving refuses, in the middle of a script, to write to a key that it has not.
     txn.write(Write::SetEntry(asked.to, asked.new_name.clone(), entry));
+    txn.write(Write::DelEntry(asked.from, asked.name.clone()));
     move_parent(txn, entry.ino, &mut attr, asked.from, asked.to);
     if attr.is_dir() && asked.from != asked.to {
         parents.from_links -= 1;

@@ -208,11 +208,11 @@ impl RedisStore {
                 commit.fill(call);
             };
             match self.link.send_script_and_watch(&script::COMMIT, &keys, fill, !watched.is_empty()).await {
-                Ok(Watched { answer: Value::Int(1), is_told }) => {
+                Ok(Watched { answer: Value::Int(done @ (1 | 2)), is_told }) => {
                     if renews {
                         slot.renewed(at);
                     }
-                    return Ok(Committed::Yes { is_told });
+                    return Ok(Committed::Yes { is_told: is_told && done == 1 });
                 }
                 // Another operation of this slot was fenced meanwhile: it goes with the next number.
                 Ok(Watched { answer: Value::Int(0), .. }) => {}
@@ -258,8 +258,11 @@ impl RedisStore {
     /// The keys of a commit: those that the server is to tell of, and in a cluster all others.
     fn declared(&self, expected: &[Expected], writes: &[Command], watched: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let mut keys = watched.to_vec();
-        if self.keys.are_declared() {
+        // One at least, which is what a proxy goes by.
+        if keys.is_empty() || self.keys.are_declared() {
             keys.push(self.tokens.key.clone());
+        }
+        if self.keys.are_declared() {
             keys.extend(expected.iter().flat_map(|(place, _raw)| self.keys.behind(place.how, &place.key)));
             let first = |command: &Command| command.args.first().map(|key| self.keys.behind(command.name, key));
             keys.extend(writes.iter().filter_map(first).flatten());

@@ -4,8 +4,8 @@
 //! By default it tells of what we have asked for ([`ClientCache::Asked`]), each thing once until it is asked for again, so
 //! that it never has more to tell than was asked: of names that were looked up, and of what we have changed. Of what scripts
 //! ask only keys count that they declare, before version 7.2 all of these as soon as one is read, and only those that are
-//! read since. Our own commits are not told of (NOLOOP), but end the telling, so what they write is read behind them, in one
-//! transaction.
+//! read since. Our own commits are not told of (NOLOOP), but end the telling, so the last thing their script does is to read
+//! what it has written.
 //!
 //! With `client-cache=true` it tells everybody of every change in the volume ([`ClientCache::All`]), also of our own
 //! commits, since NOLOOP does not cover scripts there, and of ours and another client's in one message. So what we have just

@@ -8,7 +8,8 @@
 --   counters: key, what to add;
 --   directories that get statistics: prefix of the keys, directory;
 -- and the writes: a command and its arguments, of most commands behind their number.
--- Returns 1 when committed, 0 when the slot has seen a later operation, or {n, value, …} of the records that differ.
+-- Returns 1 when committed, 2 when committed and the server will not tell, 0 when the slot has seen a later operation, or
+-- {n, value, …} of the records that differ.
 local call, try, argv = redis.call, redis.pcall, ARGV
 local tokens, slot, operation = argv[1], argv[2], argv[3]
 local token = call('HGET', tokens, slot)
@@ -108,7 +109,7 @@ local function special(command, key, field, a, b, c)
     try('HDEL', key .. 'dirUsedSpace', field)
     try('HDEL', key .. 'dirUsedInodes', field)
   elseif command == 'delquota' then
-    if call('HDEL', key, field) == 0 then return end
+    call('HDEL', key, field)
     try('HDEL', key .. 'UsedSpace', field)
     try('HDEL', key .. 'UsedInodes', field)
   elseif command == 'link' then
@@ -143,7 +144,8 @@ while at <= #argv do
   end
 end
 
--- Of what a client has read the server tells, up to the next write: its own, too.
+-- Of what a client has read the server tells, up to the next write: its own, too. What is committed stays so if the server
+-- refuses, as it does for keys that are gone while their slot of a cluster is on its way to another node.
 local told = tonumber(argv[5])
-if told > 0 then call('EXISTS', unpack(KEYS, 1, told)) end
+if told > 0 and type(try('EXISTS', unpack(KEYS, 1, told))) == 'table' then return 2 end
 return 1

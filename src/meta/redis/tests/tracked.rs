@@ -255,6 +255,24 @@ async fn a_server_that_may_not_tell_serves_all_the_same() {
     assert!(RedisStore::connect(&told, &options()).await.is_err(), "what was asked for is not left out in silence");
 }
 
+/// What is committed is answered as such, whatever becomes of the telling.
+#[tokio::test]
+async fn a_commit_that_is_not_to_be_told_of_is_one_all_the_same() {
+    let server = RedisServer::start();
+    let () = ask(&server, &[b"ACL", b"SETUSER", b"u", b"on", b">p", b"~*", b"&*", b"+@all"]).await;
+    let address = server.address().replace("redis://", "redis://u:p@");
+    let ours = RedisStore::connect(&redis_url(&address), &options()).await.expect("connects");
+    make_directory(&ours, Ino::ROOT, "d", Ino(2)).await;
+    let before = evals(&server).await;
+    assert!(ours.lookup(Ino::ROOT, &name("d")).await.expect("lookup").is_some());
+    assert_eq!(evals(&server).await, before, "it is told of what it has made");
+    let () = ask(&server, &[b"ACL", b"SETUSER", b"u", b"-exists"]).await;
+    make_directory(&ours, Ino::ROOT, "e", Ino(3)).await;
+    let before = evals(&server).await;
+    assert!(ours.lookup(Ino::ROOT, &name("e")).await.expect("lookup").is_some());
+    assert_eq!(evals(&server).await - before, 1, "nothing is believed that is not told of");
+}
+
 /// A server whose table is full forgets what it was to tell of, in silence where our own command is the reason.
 #[tokio::test]
 async fn a_table_that_fills_up_ends_all_trust() {
