@@ -24,12 +24,12 @@ pub const LARGE: usize = 1 << 20;
 /// # Errors
 /// Those of write(2). The file has any part of the data then.
 pub fn write(mut file: &File, data: &[u8]) -> io::Result<()> {
-    let whole = data.len() - data.len() % ALIGNMENT;
+    let tail = data.len() % ALIGNMENT;
     let can_be_direct = data.len() >= LARGE && data.as_ptr().addr().is_multiple_of(ALIGNMENT);
     let mut rest = data;
     if can_be_direct && set_direct(file, true).is_ok() {
-        while rest.len() > data.len() - whole {
-            match file.write(&rest[..rest.len() - (data.len() - whole)]) {
+        while rest.len() > tail {
+            match file.write(&rest[..rest.len() - tail]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -43,7 +43,7 @@ pub fn write(mut file: &File, data: &[u8]) -> io::Result<()> {
 }
 
 /// Reads from the start of a file until `buffer` is full or the file ends: past the page cache if that can be done, unless it
-/// is in there already. Returns how much was read. `buffer` lies at an address that is a multiple of [`ALIGNMENT`], and so should its length be;
+/// is in there already. Returns how much was read. The address and length of `buffer` should be multiples of [`ALIGNMENT`];
 /// `file` is used by nobody else.
 ///
 /// # Errors
@@ -101,9 +101,8 @@ fn is_cached(file: &File, len: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-
     use std::convert::Infallible;
+    use std::io::Read as _;
 
     use bytes::Bytes;
 
