@@ -137,7 +137,8 @@ stage_deny() {
   tool "cargo-deny-$DENY" bin/cargo-deny build_deny \
     && "$CACHE/cargo-deny-$DENY/bin/cargo-deny" --workspace --config .deny.toml check licenses bans sources
 }
-# Always the whole workspace: with another choice of packages cargo builds many dependencies once more.
+# Always the whole workspace: with another choice of packages cargo builds many dependencies once more. The fuzz targets are
+# no tests and ask for no features of their own.
 stage_unit() {
   tools \
     && limited unit cargo test --locked --workspace --exclude stead-fuzz --lib --bins \

@@ -31,7 +31,8 @@ const BUSY: [&str; 10] = [
     "NOREPLICAS",
     "MISCONF",
     "max number of clients",
-    // A key of a slot that is on its way to another node: no script has written by then.
+    // A key of a slot that is on its way to another node: no script has written by then, unless it has emptied the key
+    // itself, which only a rename does that replaces all that another directory has.
     "non local key",
 ];
 /// A server that does not want us.
