@@ -6,7 +6,7 @@ mod handover {
 }
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use stead_csi::proto::Volume;
 use stead_tests::csi::{Services, Workers};
 use stead_tests::pattern;
-use stead_tests::process::{eventually, signal_to};
+use stead_tests::process::{eventually, freeze, signal_to};
 use stead_tests::verify::{Load, Report};
 use stead_tests::{Engine, pause, tools};
 use tonic::Code;
@@ -155,12 +155,17 @@ fn kill_with_open_files(services: &Services, volume: &Volume, target: &Path, rou
     eventually("another worker", Duration::from_secs(10), || services.worker(volume).filter(|next| *next != worker));
 }
 
-/// A worker that answers nothing is killed, and its callers get their answers from the next one.
+/// A worker that answers nothing is killed, and its callers get their answers from the next one; who closes a file with bytes
+/// that only the first one had is told.
 fn hangs(services: &Services, volume: &Volume, target: &Path) {
     let worker = services.worker(volume).expect("it is served");
-    signal_to(worker, Signal::SIGSTOP);
+    let mut promised = File::create(target.join("promised")).expect("a new file");
+    promised.write_all(b"nothing yet").expect("into the buffers");
+    freeze(worker);
     let began = Instant::now();
+    let closing = std::thread::spawn(move || nix::unistd::close(promised));
     std::fs::write(target.join("patience"), "rewarded").expect("another one answers");
+    assert_eq!(closing.join().expect("no panic"), Err(nix::errno::Errno::EIO), "a lost write is told by close");
     assert_ne!(services.worker(volume), Some(worker));
     assert_eq!(std::fs::read(target.join("patience")).expect("there"), b"rewarded");
     println!("figure: a worker that hangs is replaced after {} s", began.elapsed().as_secs());

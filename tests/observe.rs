@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use stead_csi::proto::Volume;
 use stead_tests::csi::{UNPRIVILEGED, map};
-use stead_tests::process::{eventually, must, signal_to};
+use stead_tests::process::{eventually, freeze, must, signal_to};
 use stead_tests::{Engine, Services, tools};
 use tonic::Code;
 
@@ -161,7 +161,7 @@ fn logged(services: &Services, volume: &Volume, target: &Path) {
 /// A worker that hangs keeps neither the page nor the list.
 fn hangs(services: &Services, volume: &Volume) {
     let worker = services.worker(volume).expect("it is served");
-    signal_to(worker, Signal::SIGSTOP);
+    freeze(worker);
     let began = Instant::now();
     let page = services.node_page("/metrics");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use stead_csi::proto::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use stead_csi::proto::{CreateVolumeRequest, Volume, VolumeContentSource};
-use stead_tests::process::{eventually, files_below, must, signal_to};
+use stead_tests::process::{eventually, files_below, freeze, must, signal_to};
 use stead_tests::{Engine, Services, tools};
 
 const DIRS: usize = 10;
@@ -141,7 +141,7 @@ fn held(engine: Engine) {
     // A mount that hangs costs its time and nothing else.
     file.write_all(b"four").expect("written");
     let worker = services.worker(&volume).expect("it serves");
-    signal_to(worker, Signal::SIGSTOP);
+    freeze(worker);
     let begun = Instant::now();
     let late = services.client.snapshot("late", "v", &services.secrets);
     let took = begun.elapsed();

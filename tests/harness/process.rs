@@ -117,10 +117,29 @@ pub fn signal_to(pid: u32, signal: Signal) {
     let _gone = kill(Pid::from_raw(pid), signal);
 }
 
+/// Stops a process where it is. Its threads go on until one of them has taken the signal, so this waits for each.
+pub fn freeze(pid: u32) {
+    signal_to(pid, Signal::SIGSTOP);
+    eventually("all its threads stop", Duration::from_secs(10), || {
+        threads(pid).iter().all(|thread| stopped(thread)).then_some(())
+    });
+}
+
+/// `T` in `stat` of a thread, proc_pid_stat(5): stopped by a signal. The name before it may contain spaces and parentheses.
+fn stopped(thread: &Path) -> bool {
+    let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, state)| state.trim_start().starts_with('T'))
+}
+
+fn threads(pid: u32) -> Vec<PathBuf> {
+    let list = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    list.map(|thread| thread.path()).collect()
+}
+
 /// Children of a process, by id; any of its threads may have made them.
 pub fn children(pid: u32) -> Vec<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    let lists =
+        threads(pid).into_iter().map(|thread| std::fs::read_to_string(thread.join("children")).unwrap_or_default());
     lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
