@@ -18,7 +18,7 @@ use crate::writer::Overlay;
 
 /// Pieces of one read that are fetched at the same time.
 const PARALLEL: usize = 8;
-/// So often a read looks at the records anew when it finds blocks missing.
+/// So often a read looks for the blocks of the same records when it finds some missing.
 const ATTEMPTS: u32 = 4;
 
 /// Where a part of a read comes from.
@@ -65,16 +65,18 @@ impl Vfs {
     }
 
     async fn read_committed(&self, inode: &OpenInode, range: Range<u64>) -> Result<Bytes> {
-        let mut attempt = 1;
+        let (mut looked_at, mut times) = (Vec::new(), 0);
         loop {
-            match self.read_view(inode, range.clone()).await? {
+            let parts = self.parts(inode, range.clone()).await?;
+            times = if parts == looked_at { times + 1 } else { 1 };
+            match self.read_parts(&parts, range.clone()).await {
                 Ok(bytes) => return Ok(bytes),
-                // The chunk was compacted, and the slices that our view names are gone; those of the next view may be
-                // gone too when it is their turn.
-                Err(error) if error.is_not_found() && attempt < ATTEMPTS => inode.forget_views(),
+                // The chunk was compacted, and the slices that our view names are gone. Those of the next view may be gone
+                // too when it is their turn: only what stays the same is missing.
+                Err(error) if error.is_not_found() && times < ATTEMPTS => inode.forget_views(),
                 Err(error) => return Err(self.unreadable(inode, error)),
             }
-            attempt += 1;
+            looked_at = parts;
         }
     }
 
@@ -83,9 +85,9 @@ impl Vfs {
         fail(error)
     }
 
-    async fn read_view(&self, inode: &OpenInode, range: Range<u64>) -> Result<stead_chunk::Result<Bytes>> {
+    async fn parts(&self, inode: &OpenInode, range: Range<u64>) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
-        for (index, within) in by_chunk(range.clone()) {
+        for (index, within) in by_chunk(range) {
             let view = match inode.cached_view(index) {
                 Some(view) => view,
                 None => {
@@ -96,10 +98,14 @@ impl Vfs {
             };
             plan(&view, within, &mut parts);
         }
-        Ok(match parts[..] {
+        Ok(parts)
+    }
+
+    async fn read_parts(&self, parts: &[Part], range: Range<u64>) -> stead_chunk::Result<Bytes> {
+        match *parts {
             [part] => self.fetch(part).await,
             _ => self.gather(parts, range).await,
-        })
+        }
     }
 
     async fn fetch(&self, part: Part) -> stead_chunk::Result<Bytes> {
@@ -109,9 +115,9 @@ impl Vfs {
         self.chunks.read(part.id, part.size, part.off, part.len).await
     }
 
-    async fn gather(&self, parts: Vec<Part>, range: Range<u64>) -> stead_chunk::Result<Bytes> {
+    async fn gather(&self, parts: &[Part], range: Range<u64>) -> stead_chunk::Result<Bytes> {
         let mut all = BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
-        let mut fetched = stream::iter(parts).map(|part| self.fetch(part)).buffered(PARALLEL);
+        let mut fetched = stream::iter(parts.iter().copied()).map(|part| self.fetch(part)).buffered(PARALLEL);
         while let Some(bytes) = fetched.try_next().await? {
             all.extend_from_slice(&bytes);
         }

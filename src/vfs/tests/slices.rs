@@ -1,12 +1,16 @@
 //! Copies and compactions: what they leave in the store, and what readers see meanwhile.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use stead_base::{Errno, Ino};
+use stead_meta::ops::MetaOptions;
 use stead_meta::records::Slice;
-use stead_object::{ObjectStore, Op, Rule};
+use stead_object::{Failing, Fault, ObjectStore, Op, Rule};
 use tokio_util::sync::CancellationToken;
 
 use super::{BLOCK, Rig};
-use crate::{CopyRange, HandleId, compact_tree};
+use crate::{CopyRange, HandleId, VfsConfig, compact_tree};
 
 /// A file of `count` slices of one block each, one behind the other.
 async fn in_slices(rig: &Rig, name: &str, count: u8) -> (Ino, HandleId) {
@@ -83,6 +87,37 @@ async fn a_reader_with_an_old_view_finds_the_new_slice() {
     rig.vfs.compact(ino, 0).await.unwrap();
     let last = other.read(theirs, 3 * u64::from(BLOCK), BLOCK).await;
     assert_eq!(last, vec![4; BLOCK as usize], "the blocks that its view names are gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_outlasts_any_number_of_compactions() {
+    let rig = Rig::new().await;
+    let (ino, fh) = in_slices(&rig, "a", 2).await;
+    let slow = Arc::new(Failing::new(Arc::clone(&rig.objects) as Arc<dyn ObjectStore>));
+    slow.add(Rule::on(Op::Get).fault(Fault::Delay(Duration::from_millis(50))));
+    let reader = Rig::mount(Arc::clone(&rig.store), slow, VfsConfig::default(), MetaOptions::default()).await;
+    let theirs = reader.open(ino).await;
+    let compactions = async {
+        for n in 0..20 {
+            rig.write(fh, 10, &[n; 10]).await;
+            rig.flush(fh).await.unwrap();
+            rig.vfs.compact(ino, 0).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (read, ()) = tokio::join!(reader.read(theirs, 0, 1), compactions);
+    assert_eq!(read, [1][..], "however often the blocks are gone when it is their turn");
+}
+
+#[tokio::test]
+async fn a_block_that_is_not_there_is_looked_for_only_so_often() {
+    let rig = Rig::new().await;
+    let (ino, _fh) = in_slices(&rig, "a", 1).await;
+    let [object] = &rig.objects.list("", "", 10).await.unwrap()[..] else { panic!("one block") };
+    rig.objects.delete(&object.key).await.unwrap();
+    let other = rig.second().await;
+    let theirs = other.open(ino).await;
+    assert_eq!(other.vfs.read(&other.caller, theirs, 0, 1).await, Err(Errno::EIO));
 }
 
 #[tokio::test]
