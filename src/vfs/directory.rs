@@ -1,4 +1,5 @@
-//! An open directory: a snapshot of its entries that is loaded page by page as it is read.
+//! An open directory: a snapshot of its entries that is loaded page by page as it is read, each page while the reader has
+//! the one before.
 //!
 //! An entry keeps its place in the snapshot, so an offset stays good for seekdir(3) however the directory changes.
 //! Reading from the start again (rewinddir(3)) takes a new snapshot.
@@ -7,6 +8,8 @@
 //! and the name. Attributes are kept until the reader has them; if it comes back, fresh ones are asked for.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
@@ -16,12 +19,15 @@ use stead_meta::records::{Attr, NodeType};
 use stead_meta::store::{Cursor, Listed};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::attr::Entry;
 use crate::errno::{Result, fail};
 
 /// Entries that are asked for at a time.
 const PAGE: usize = 1000;
+/// For so long a page may wait for a reader who is busy with the one before.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One entry as readdir(3) shows it.
 #[derive(Debug)]
@@ -76,13 +82,41 @@ pub(crate) struct Snapshot {
     complete: bool,
     /// Pages before this one have given their attributes away.
     taken: usize,
+    /// The next page, which is on its way while the reader has the last one.
+    ahead: Option<Ahead>,
+}
+
+/// A page that was asked for before anybody needed it.
+#[derive(Debug)]
+struct Ahead {
+    asked: Instant,
+    with_attrs: bool,
+    /// With the time when it came.
+    answer: AbortOnDropHandle<(stead_meta::Result<Answer>, Instant)>,
+}
+
+type Answer = stead_meta::store::Page<Listed>;
+
+impl Ahead {
+    fn ask(meta: &Arc<Meta>, dir: Ino, with_attrs: bool, from: Cursor) -> Self {
+        let meta = Arc::clone(meta);
+        let answer = tokio::spawn(async move { (meta.list(dir, with_attrs, from, PAGE).await, Instant::now()) });
+        Self { asked: Instant::now(), with_attrs, answer: AbortOnDropHandle::new(answer) }
+    }
+
+    /// `None` if it failed or has waited for too long: whoever needs it asks once more.
+    async fn page(self) -> Option<(Instant, Answer)> {
+        let (answer, came) = self.answer.await.ok()?;
+        let page = answer.ok().filter(|_page| came.elapsed() < PATIENCE)?;
+        Some((self.asked, page))
+    }
 }
 
 impl Snapshot {
     /// The entry at `index`, after loading as many pages as it takes.
     pub(crate) async fn get(
         &mut self,
-        meta: &Meta,
+        meta: &Arc<Meta>,
         dir: Ino,
         index: usize,
         with_attrs: bool,
@@ -102,9 +136,8 @@ impl Snapshot {
         }
     }
 
-    async fn load(&mut self, meta: &Meta, dir: Ino, with_attrs: bool) -> Result<()> {
-        let loaded = Instant::now();
-        let listed = meta.list(dir, with_attrs, self.from.clone(), PAGE).await.map_err(fail)?;
+    async fn load(&mut self, meta: &Arc<Meta>, dir: Ino, with_attrs: bool) -> Result<()> {
+        let (loaded, listed) = self.next_page(meta, dir, with_attrs).await?;
         self.pages.0.push(Page::new(self.pages.len(), loaded));
         for item in listed.items {
             if self.repeats.is_new(&self.pages, item.name.as_bytes()) {
@@ -113,13 +146,28 @@ impl Snapshot {
         }
         self.pages.pack();
         match listed.next {
-            Some(cursor) => self.from = cursor,
+            Some(cursor) => {
+                self.from = cursor.clone();
+                self.ahead = Some(Ahead::ask(meta, dir, with_attrs, cursor));
+            }
             None => {
                 self.complete = true;
                 self.repeats = Repeats::default();
             }
         }
         Ok(())
+    }
+
+    /// The next page, and when it was asked for.
+    async fn next_page(&mut self, meta: &Meta, dir: Ino, with_attrs: bool) -> Result<(Instant, Answer)> {
+        let ahead = self.ahead.take().filter(|ahead| ahead.with_attrs || !with_attrs);
+        if let Some(ahead) = ahead
+            && let Some(page) = ahead.page().await
+        {
+            return Ok(page);
+        }
+        let asked = Instant::now();
+        Ok((asked, meta.list(dir, with_attrs, self.from.clone(), PAGE).await.map_err(fail)?))
     }
 }
 
