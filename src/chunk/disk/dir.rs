@@ -39,7 +39,7 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 /// The file with the identity of a directory.
 const LOCK: &str = ".lock";
 /// For so long small files are not written: what is removed meanwhile never is, and the others are written together.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(5);
 /// The largest of these.
 const SMALL: u32 = 128 << 10;
 /// Whoever waits for the writing thread looks this often whether it hangs.
