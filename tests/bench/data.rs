@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use stead_tests::pattern::{self, mix};
+use stead_tests::process::files_below;
 use stead_tests::{Client, Mount};
 
 use crate::metadata::drop_kernel_caches;
@@ -33,7 +34,7 @@ pub(crate) fn sequential(sides: [Side; 2], mib: u64, table: &mut Table) {
     for side in &sides {
         settle();
         write(&side.mount.path().join("large"), mib, side.client, table);
-        table.add("resident memory, after the work", "MiB", side.client, resident(&side.mount));
+        table.add("resident memory, after the large file", "MiB", side.client, resident(&side.mount));
     }
     let cold = sides.map(|side| {
         side.mount.unmount();
@@ -45,6 +46,11 @@ pub(crate) fn sequential(sides: [Side; 2], mib: u64, table: &mut Table) {
             drop_kernel_caches();
             read(&format!("sequential read 1 MiB from {from}"), side, mib, table);
         }
+    }
+    for side in &cold {
+        settle();
+        drop_kernel_caches();
+        read_cache_files(side, table);
     }
     // From memory, right after it was filled.
     for side in &cold {
@@ -75,6 +81,27 @@ fn write_and_sync(path: &Path, mib: u64) -> f64 {
 
 fn read(name: &str, side: &Side, mib: u64, table: &mut Table) {
     table.add(name, "MB/s", side.client, read_through(&side.mount.path().join("large"), mib));
+}
+
+/// What the disk gives to a program that reads the files of the cache one after the other, without any client: faster than
+/// that no client reads them.
+fn read_cache_files(side: &Side, table: &mut Table) {
+    let files = files_below(&side.volume.scratch("cache-cold"));
+    let mut buffer = vec![0; MIB];
+    let begun = Instant::now();
+    let mut bytes = 0;
+    for file in files {
+        let mut file = File::open(file).expect("opened");
+        loop {
+            match file.read(&mut buffer).expect("read") {
+                0 => break,
+                read => bytes += read,
+            }
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();
+    table.add("the disk itself, the same files of the cache", "MB/s", side.client, rate);
 }
 
 fn read_through(path: &Path, mib: u64) -> f64 {

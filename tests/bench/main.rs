@@ -3,18 +3,22 @@
 //! Every row is one kind of operation; each client works on a fresh volume of its own. `README.md` says how to repeat it.
 
 mod data;
+mod disk;
 mod metadata;
 mod table;
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use stead_tests::proxy::SlowLink;
+use stead_tests::volume::Setup;
 use stead_tests::{Client, Engine, Mount, TempVolume, pause, tools};
 
+use disk::FreshDisk;
 use table::Table;
 
 /// Round trip between client and Redis in the second part.
@@ -65,6 +69,16 @@ struct Side {
     mount: Mount,
 }
 
+impl Side {
+    fn start(engine: Engine, client: Client, place: Option<PathBuf>, table: &mut Table) -> Self {
+        let volume = TempVolume::format_with(engine, Setup { place, ..Setup::default() }, client, &[]);
+        let begun = Instant::now();
+        let mount = Mount::start(client, &volume, "bench", &[]);
+        table.add("mount until it serves", "ms", client, begun.elapsed().as_secs_f64() * 1000.0);
+        Self { client, volume, mount }
+    }
+}
+
 /// Who begins takes turns, too.
 fn clients(round: u64) -> [Client; 2] {
     if round.is_multiple_of(2) { [Client::Go, Client::Stead] } else { [Client::Stead, Client::Go] }
@@ -79,13 +93,16 @@ fn settle() {
 /// Both clients are mounted all the time, and each step is done by one right after the other: so what the machine does
 /// meanwhile meets both.
 fn measure(engine: Engine, round: u64, scale: Scale, table: &mut Table) {
-    let sides = clients(round).map(|client| {
-        let volume = TempVolume::format(engine, client, &[]);
-        let begun = Instant::now();
-        let mount = Mount::start(client, &volume, "bench", &[]);
-        table.add("mount until it serves", "ms", client, begun.elapsed().as_secs_f64() * 1000.0);
-        Side { client, volume, mount }
-    });
+    for threads in [1, 4] {
+        let disk = FreshDisk::make();
+        let sides = clients(round).map(|client| Side::start(engine, client, Some(disk.path()), table));
+        metadata::operations(&sides, threads, scale.files, table);
+        for side in sides {
+            table.add("resident memory, after the small files", "MiB", side.client, resident(&side.mount));
+            side.mount.unmount();
+        }
+    }
+    let sides = clients(round).map(|client| Side::start(engine, client, None, table));
     pause(Duration::from_secs(1));
     for side in &sides {
         table.add("resident memory, idle", "MiB", side.client, resident(&side.mount));
@@ -95,17 +112,16 @@ fn measure(engine: Engine, round: u64, scale: Scale, table: &mut Table) {
             metadata::round_trips(&side.mount, redis, side.client, table);
         }
     }
-    for threads in [1, 4] {
-        metadata::operations(&sides, threads, scale.files, table);
-    }
     data::sequential(sides, scale.mib, table);
 }
 
 /// What counts there is the number of round trips.
 fn measure_far_away(round: u64, scale: Scale, table: &mut Table) {
+    let disk = FreshDisk::make();
     let mut links = Vec::new();
     let sides = clients(round).map(|client| {
-        let mut volume = TempVolume::format(Engine::Redis, client, &[]);
+        let setup = Setup { place: Some(disk.path()), ..Setup::default() };
+        let mut volume = TempVolume::format_with(Engine::Redis, setup, client, &[]);
         let redis = volume.redis.as_ref().expect("the engine is Redis");
         let link = SlowLink::start(redis.address(), LATENCY / 2);
         volume.url = format!("redis://{}/1", link.address());

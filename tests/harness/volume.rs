@@ -48,6 +48,8 @@ pub struct Setup {
     pub storage: Storage,
     /// Directory of the database and the blocks; `None` = the volume's own.
     pub home: Option<PathBuf>,
+    /// Where the volume has its directories; `None` = where temporary ones are.
+    pub place: Option<PathBuf>,
     /// 0 = no trash.
     pub trash_days: u32,
 }
@@ -77,7 +79,8 @@ impl TempVolume {
 
     /// The same with a choice of everything.
     pub fn format_with(engine: Engine, setup: Setup, client: Client, options: &[&str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("volume-").tempdir().expect("a temporary directory");
+        let place = setup.place.unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new().prefix("volume-").tempdir_in(place).expect("a temporary directory");
         let home = setup.home.unwrap_or_else(|| dir.path().to_owned());
         let redis = (engine == Engine::Redis).then(|| Redis::start_with(setup.server));
         let url = match &redis {
