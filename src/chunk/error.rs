@@ -14,6 +14,8 @@ pub enum Error {
     /// The object store failed. Its own decorators have already retried.
     #[error("block {key}: {source}")]
     Object { key: String, source: stead_object::Error },
+    #[error("removal of blocks: {source}")]
+    Remove { source: stead_object::Error },
     #[error("sync of the object store: {source}")]
     Sync { source: stead_object::Error },
     /// The store answered with more or fewer bytes than the block has.

@@ -324,7 +324,7 @@ async fn upload(store: Arc<ChunkStore>, number: u64, staged: Staged, _slot: Owne
             store.staging.succeeded(staged);
             if store.staging.forget(block) {
                 store.unstage(block).await;
-            } else if let Err(error) = store.remove_block(block).await {
+            } else if let Err(error) = store.remove_blocks(&[block]).await {
                 warn!(key, %error, "a block that was removed while it was uploaded is left behind");
             }
         }

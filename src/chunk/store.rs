@@ -23,7 +23,7 @@ use crate::staging::{self, Staging};
 use crate::usage::Counters;
 use crate::{Budget, ChunkConfig, Compression, Error, PagePool, Result, SliceWriter, Usage};
 
-/// Blocks that are removed at the same time.
+/// Calls at the same time that remove blocks.
 const REMOVALS: usize = 16;
 
 /// Slices in blocks: reads, writes and removes them through memory, disk cache and object store.
@@ -208,15 +208,25 @@ impl ChunkStore {
         }
     }
 
-    /// Removes all blocks of a slice, from the caches too. A block that does not exist is no error; after an error the
-    /// others have been tried all the same.
-    pub async fn remove(&self, id: SliceId, size: u32) -> Result<()> {
-        if id.is_hole() {
-            return Ok(());
+    /// Removes all blocks of slices (id, bytes), from the caches too. A block that does not exist is no error; after an error
+    /// some may be left.
+    pub async fn remove(&self, slices: &[(SliceId, u32)]) -> Result<()> {
+        let slices = slices.iter().filter(|(id, _size)| !id.is_hole());
+        let blocks: Vec<_> = slices.flat_map(|(id, size)| self.naming.blocks(*id, *size)).collect();
+        self.remove_blocks(&blocks).await
+    }
+
+    pub(crate) async fn remove_blocks(&self, blocks: &[BlockId]) -> Result<()> {
+        for block in blocks {
+            self.memory.remove(*block);
+            self.cancel_staged(*block).await;
+            self.disk.remove(*block);
         }
-        let removals = stream::iter(self.naming.blocks(id, size)).map(|block| self.remove_block(block));
-        let results: Vec<_> = removals.buffer_unordered(REMOVALS).collect().await;
-        results.into_iter().collect()
+        let keys: Vec<_> = blocks.iter().map(|block| self.naming.key(*block)).collect();
+        stead_object::delete_all(&*self.objects, &keys, REMOVALS).await.map_err(|source| {
+            self.counters.errors.add(1);
+            Error::Remove { source }
+        })
     }
 
     /// Makes everything that was uploaded or staged survive a power failure.
@@ -295,15 +305,6 @@ impl ChunkStore {
             all.extend_from_slice(&piece);
         }
         Ok(all.freeze())
-    }
-
-    pub(crate) async fn remove_block(&self, block: BlockId) -> Result<()> {
-        self.memory.remove(block);
-        self.cancel_staged(block).await;
-        self.disk.remove(block);
-        let key = self.naming.key(block);
-        let deleted = self.objects.delete(&key).await;
-        deleted.map_err(|source| self.object_error(key, source))
     }
 
     pub(crate) fn object_error(&self, key: String, source: stead_object::Error) -> Error {

@@ -174,8 +174,7 @@ impl SliceWriter {
                 uploaded.push(upload.block);
             }
         }
-        let removals = uploaded.into_iter().map(|block| self.store.remove_block(block));
-        futures::future::join_all(removals).await.into_iter().collect()
+        self.store.remove_blocks(&uploaded).await
     }
 
     /// Fills `out` with what was written at `off`, if all of it is still in memory; zeros behind the end.

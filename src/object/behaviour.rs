@@ -20,6 +20,7 @@ pub(crate) async fn check(store: Arc<dyn ObjectStore>) {
     listing_order_and_pages(&*store).await;
     replacing_is_atomic(&store).await;
     many_at_once(&store).await;
+    deleting_many(&*store).await;
     crate::check(&*store).await.expect("the check passes");
     store.sync().await.expect("sync succeeds");
     assert_eq!(keys(&*store, "", "", 10).await, Vec::<String>::new(), "left empty");
@@ -160,4 +161,19 @@ async fn many_at_once(store: &Arc<dyn ObjectStore>) {
     let written = join_all((0..100).map(one)).await;
     assert_eq!(keys(&**store, "many/", "", 1000).await.len(), 100);
     join_all(written.iter().map(|key| async { store.delete(key).await.expect("the delete succeeds") })).await;
+}
+
+async fn deleting_many(store: &dyn ObjectStore) {
+    let names: Vec<String> = (0..1100).map(|n| format!("doomed/{}/{n}", n % 3)).collect();
+    for some in names.chunks(50) {
+        join_all(some.iter().map(|key| async { store.put(key, body(2)).await.expect("the put succeeds") })).await;
+    }
+    store.put("doomed/kept", body(2)).await.expect("the put succeeds");
+    let with_others = [&["doomed".to_owned(), "no/such".to_owned()], &names[..10]].concat();
+    store.delete_many(&with_others).await.expect("what does not exist, or is no object, is no error");
+    assert_eq!(keys(store, "doomed/", "", 2000).await.len(), 1091);
+    store.delete_many(&names).await.expect("some of them are gone already");
+    assert_eq!(keys(store, "doomed/", "", 10).await, ["doomed/kept"]);
+    store.delete_many(&["doomed/kept".to_owned()]).await.expect("one is a number, too");
+    store.delete_many(&[]).await.expect("and so is none");
 }

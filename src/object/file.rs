@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{TryStreamExt, stream};
 use stead_base::{Clock, SystemClock, failpoint};
 use tokio::sync::Semaphore;
 
@@ -33,6 +34,17 @@ const EARLY_WRITEBACK: usize = 256 << 10;
 
 /// Bodies that go straight to the disk at the same time. When it does not keep up, the page cache takes the others.
 const DIRECT_WRITES: usize = 4;
+
+/// Removals at the same time on a network file system.
+const REMOVALS: usize = 16;
+
+/// What a key stands for.
+#[derive(Debug)]
+enum Target {
+    Object(PathBuf),
+    /// Of a key that ends in `/`.
+    Directory(PathBuf),
+}
 
 /// A directory as a bucket. It is not made by `put`, so that objects never land below the mount point of a file system
 /// that is not mounted; [`create_bucket`](ObjectStore::create_bucket) makes it.
@@ -113,10 +125,25 @@ impl FileStore {
         }
     }
 
-    /// The file of an object; `None` for a key that ends in `/`.
-    fn object_path(&self, key: &str) -> Result<Option<PathBuf>> {
+    fn target(&self, key: &str) -> Result<Target> {
         let path = self.place.path(key)?;
-        Ok((!key.ends_with('/')).then_some(path))
+        Ok(if key.ends_with('/') { Target::Directory(path) } else { Target::Object(path) })
+    }
+
+    /// The file of an object; a directory is none.
+    fn object_path(&self, key: &str) -> Result<PathBuf> {
+        match self.target(key)? {
+            Target::Object(path) => Ok(path),
+            Target::Directory(_) => Err(self.not_found(key)),
+        }
+    }
+
+    /// Whether removals are done sooner than another thread has been woken. On a network file system each one waits.
+    async fn is_local(&self) -> Result<bool> {
+        match self.place.is_local.get() {
+            Some(known) => Ok(*known),
+            None => self.blocking("", |place| Ok(place.is_local())).await,
+        }
     }
 
     fn not_found(&self, key: &str) -> Error {
@@ -211,11 +238,19 @@ impl Place {
         Ok(())
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.unsynced.remove(path);
-        let done = fs::remove_file(path);
-        // What is a directory, or lies below a file, is no object.
-        is_gone(done, &[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::IsADirectory])
+    fn remove(&self, target: &Target) -> io::Result<()> {
+        match target {
+            Target::Object(path) => {
+                self.unsynced.remove(path);
+                let done = fs::remove_file(path);
+                // What is a directory, or lies below a file, is no object.
+                is_gone(done, &[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::IsADirectory])
+            }
+            Target::Directory(path) => {
+                let done = fs::remove_dir(path);
+                is_gone(done, &[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::DirectoryNotEmpty])
+            }
+        }
     }
 
     /// Makes the root, and its name safe.
@@ -242,7 +277,7 @@ impl ObjectStore for FileStore {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        let path = self.object_path(key)?.ok_or_else(|| self.not_found(key))?;
+        let path = self.object_path(key)?;
         if self.place.is_local.get() == Some(&true)
             && let Some(body) = read::cached(&path, range.clone())
         {
@@ -252,28 +287,38 @@ impl ObjectStore for FileStore {
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        match self.object_path(key)? {
-            Some(path) => self.blocking(key, move |place| place.write(path, &body)).await,
-            None => {
-                let dir = self.place.path(key)?;
-                self.blocking(key, move |place| place.make_dirs(&dir)).await
-            }
-        }
+        let target = self.target(key)?;
+        self.blocking(key, move |place| match target {
+            Target::Object(path) => place.write(path, &body),
+            Target::Directory(path) => place.make_dirs(&path),
+        })
+        .await
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
-        match self.object_path(key)? {
-            Some(path) => self.blocking(key, move |place| place.remove(&path)).await,
-            None => {
-                let dir = self.place.path(key)?;
-                let kinds = &[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::DirectoryNotEmpty];
-                self.blocking(key, move |_| is_gone(fs::remove_dir(&dir), kinds)).await
-            }
+        let target = self.target(key)?;
+        self.blocking(key, move |place| place.remove(&target)).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        if !self.is_local().await? {
+            return stream::iter(keys.iter().map(Ok)).try_for_each_concurrent(REMOVALS, |key| self.delete(key)).await;
+        }
+        let mut keys = keys;
+        loop {
+            let targets = keys.iter().map(|key| self.target(key)).collect::<Result<Vec<_>>>()?;
+            let remove =
+                move |place: &Place| Ok(targets.iter().take_while(|target| place.remove(target).is_ok()).count());
+            let gone = self.blocking("", remove).await?;
+            let Some((failed, rest)) = keys[gone..].split_first() else { return Ok(()) };
+            // It tells why, by itself.
+            self.delete(failed).await?;
+            keys = rest;
         }
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
-        let path = self.object_path(key)?.ok_or_else(|| self.not_found(key))?;
+        let path = self.object_path(key)?;
         let (size, modified) = self
             .blocking(key, move |_| {
                 let metadata = fs::metadata(&path)?;

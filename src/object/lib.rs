@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod behaviour;
 mod check;
+mod deletion;
 mod encryption;
 #[cfg(test)]
 mod figures;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use stead_base::Timestamp;
 
 pub use check::{check, check_put, clean};
+pub use deletion::delete_all;
 pub use encryption::Encryption;
 pub use file::FileStore;
 pub use layers::encrypted::Encrypted;
@@ -112,6 +114,14 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Removes an object.
     async fn delete(&self, key: &str) -> Result<()>;
 
+    /// Removes objects, with fewer calls where the store can. After an error some of them may be left.
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
     /// Size and time.
     async fn head(&self, key: &str) -> Result<ObjectInfo>;
 
@@ -137,6 +147,7 @@ pub enum Op {
     Get,
     Put,
     Delete,
+    DeleteMany,
     Head,
     List,
     Sync,
@@ -145,8 +156,8 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Get, Self::Put, Self::Delete, Self::Head, Self::List, Self::Sync, Self::CreateBucket];
+    pub const ALL: [Self; 8] =
+        [Self::Get, Self::Put, Self::Delete, Self::DeleteMany, Self::Head, Self::List, Self::Sync, Self::CreateBucket];
 
     /// What metrics call it.
     pub const fn name(self) -> &'static str {
@@ -154,6 +165,7 @@ impl Op {
             Self::Get => "GET",
             Self::Put => "PUT",
             Self::Delete => "DELETE",
+            Self::DeleteMany => "DELETE_MANY",
             Self::Head => "HEAD",
             Self::List => "LIST",
             Self::Sync => "SYNC",

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use stead_object::{ObjectInfo, ObjectStore};
+use stead_object::{ObjectStore, delete_all};
 
 use crate::error::{Error, Result};
 use crate::open::Opened;
 use crate::progress::{Progress, Unit};
 
-/// Objects that are listed at once, and removed at the same time.
+/// Objects that are listed at once.
 const BATCH: usize = 1000;
+/// Calls at the same time that remove some.
 const PARALLEL: usize = 16;
 /// Says whose prefix it is (format.md §1.3).
 const UUID_OBJECT: &str = "juicefs_uuid";
@@ -70,11 +70,9 @@ pub async fn destroy(volume: &Opened, objects: &Arc<dyn ObjectStore>, progress: 
             done.objects += 1;
             done.bytes += object.size;
         }
-        let remove = |object: ObjectInfo| async move { objects.delete(&object.key).await };
-        let mut removals = stream::iter(page).map(remove).buffer_unordered(PARALLEL);
-        while removals.try_next().await?.is_some() {
-            meter.add(1);
-        }
+        let keys: Vec<_> = page.into_iter().map(|object| object.key).collect();
+        delete_all(&**objects, &keys, PARALLEL).await?;
+        meter.add(keys.len() as u64);
     }
     volume.store.erase().await?;
     Ok(done)

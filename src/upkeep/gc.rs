@@ -9,28 +9,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use stead_base::{SliceId, Timestamp};
 use stead_chunk::Naming;
 use stead_meta::Meta;
 use stead_meta::ops::{LeakAges, SliceRemover};
-use stead_object::ObjectStore;
+use stead_object::{ObjectStore, delete_all};
 
 use crate::blocks::{self, Found, Use};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::open::Opened;
 use crate::progress::{Progress, Unit};
 
 /// Blocks that are looked at once more and removed together.
 const BATCH: usize = 10_000;
+/// Calls at the same time that remove the blocks of slices.
+const PARALLEL: usize = 16;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Remove what is found; otherwise only tell.
     pub delete: bool,
-    /// Blocks that are removed at the same time.
+    /// Calls at the same time that remove blocks.
     pub threads: usize,
     /// Younger blocks are left alone.
     pub skip_younger: Duration,
@@ -195,14 +196,10 @@ async fn remove(
     }
     let unused = meta.unused(&ids).await?;
     let gone = leaked.into_iter().filter(|found| found.block.is_some_and(|block| unused.contains(&block.slice)));
-    let removals = gone.map(|found| async move {
-        objects.delete(&found.object.key).await?;
-        Ok::<_, Error>(found.block.map_or(0, |block| u64::from(block.len)))
-    });
-    let mut removals = stream::iter(removals).buffer_unordered(threads.max(1));
-    while let Some(bytes) = removals.try_next().await? {
-        report.removed.add(bytes);
-    }
+    let (keys, bytes): (Vec<_>, Vec<_>) =
+        gone.map(|found| (found.object.key, found.block.map_or(0, |block| u64::from(block.len)))).unzip();
+    delete_all(&**objects, &keys, threads).await?;
+    bytes.into_iter().for_each(|bytes| report.removed.add(bytes));
     Ok(())
 }
 
@@ -214,12 +211,10 @@ pub(crate) struct Remover {
 
 #[async_trait]
 impl SliceRemover for Remover {
-    async fn remove_slice(&self, id: SliceId, size: u32) -> Result<(), String> {
-        for block in self.naming.blocks(id, size) {
-            let deleted = self.objects.delete(&self.naming.key(block)).await;
-            deleted.map_err(|error| error.to_string())?;
-        }
-        Ok(())
+    async fn remove_slices(&self, slices: &[(SliceId, u32)]) -> Result<(), String> {
+        let blocks = slices.iter().flat_map(|(id, size)| self.naming.blocks(*id, *size));
+        let keys: Vec<_> = blocks.map(|block| self.naming.key(block)).collect();
+        delete_all(&*self.objects, &keys, PARALLEL).await.map_err(|error| error.to_string())
     }
 }
 

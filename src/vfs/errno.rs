@@ -75,6 +75,7 @@ impl ToErrno for stead_chunk::Error {
             Self::Object { .. } | Self::Sync { .. } if self.is_full() => Errno::ENOSPC,
             Self::TooLong { .. } => Errno::EFBIG,
             Self::Object { .. }
+            | Self::Remove { .. }
             | Self::Sync { .. }
             | Self::WrongLength { .. }
             | Self::Corrupt { .. }

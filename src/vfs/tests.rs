@@ -32,8 +32,8 @@ struct Remover(Arc<ChunkStore>);
 
 #[async_trait::async_trait]
 impl SliceRemover for Remover {
-    async fn remove_slice(&self, id: SliceId, size: u32) -> Result<(), String> {
-        self.0.remove(id, size).await.map_err(|error| error.to_string())
+    async fn remove_slices(&self, slices: &[(SliceId, u32)]) -> Result<(), String> {
+        self.0.remove(slices).await.map_err(|error| error.to_string())
     }
 }
 

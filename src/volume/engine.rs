@@ -22,6 +22,8 @@ use crate::secrets::VolumeSecrets;
 
 /// How long an engine or a bucket may take to answer before a call fails.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Calls at the same time that remove blocks.
+const PARALLEL: usize = 16;
 /// The object that says whose prefix this is (format.md §1.3).
 const UUID_OBJECT: &str = "juicefs_uuid";
 
@@ -313,11 +315,9 @@ impl Blocks {
 
 #[async_trait]
 impl SliceRemover for Blocks {
-    async fn remove_slice(&self, id: SliceId, size: u32) -> std::result::Result<(), String> {
-        for key in self.keys(id, size) {
-            self.objects.delete(&key).await.map_err(|error| error.to_string())?;
-        }
-        Ok(())
+    async fn remove_slices(&self, slices: &[(SliceId, u32)]) -> std::result::Result<(), String> {
+        let keys: Vec<_> = slices.iter().flat_map(|(id, size)| self.keys(*id, *size)).collect();
+        stead_object::delete_all(&*self.objects, &keys, PARALLEL).await.map_err(|error| error.to_string())
     }
 }
 

@@ -259,7 +259,7 @@ async fn removed_slices_leave_the_disk() {
     let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
     let store = open(on_disk(dir.path()), &objects);
     put(&store, 1, b"hello world\n").await;
-    store.remove(SliceId(1), 12).await.unwrap();
+    store.remove(&[(SliceId(1), 12)]).await.unwrap();
     store.drain().await;
     assert!(files(dir.path()).is_empty());
     assert_eq!(store.usage().blockcache_blocks, 0);

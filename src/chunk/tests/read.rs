@@ -236,11 +236,11 @@ async fn prefetching_is_bounded_and_can_be_cancelled() {
 async fn removed_slices_are_gone_from_store_and_memory() {
     let (objects, store, _) = filled(config()).await;
     store.read(SliceId(1), SIZE, 0, SIZE).await.unwrap();
-    store.remove(SliceId(1), SIZE).await.unwrap();
-    store.remove(SliceId::HOLE, 1 << 20).await.unwrap();
+    store.remove(&[(SliceId(1), SIZE)]).await.unwrap();
+    store.remove(&[(SliceId::HOLE, 1 << 20)]).await.unwrap();
     assert!(objects.keys().is_empty());
     assert!(store.try_read(SliceId(1), SIZE, 0, 1).is_none());
-    store.remove(SliceId(1), SIZE).await.expect("removing twice is no error");
+    store.remove(&[(SliceId(1), SIZE)]).await.expect("removing twice is no error");
 }
 
 #[tokio::test]

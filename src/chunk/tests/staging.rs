@@ -143,7 +143,7 @@ async fn a_removed_slice_is_not_uploaded_any_more() {
     let (dir, objects) = (tempfile::tempdir().unwrap(), Arc::new(FakeStore::default()));
     let store = open(later(dir.path()), &objects);
     put(&store, 1, b"hello world\n").await;
-    store.remove(SliceId(1), 12).await.unwrap();
+    store.remove(&[(SliceId(1), 12)]).await.unwrap();
     assert!(!staged(dir.path(), 1, 12).exists());
     assert_eq!(store.usage().staging_blocks, 0);
     // Also when its upload is under way.
@@ -151,7 +151,7 @@ async fn a_removed_slice_is_not_uploaded_any_more() {
     let store = open(now(dir.path()), &objects);
     put(&store, 2, b"hello world\n").await;
     eventually("the upload", || objects.running.load(Ordering::SeqCst) == 1).await;
-    store.remove(SliceId(2), 12).await.unwrap();
+    store.remove(&[(SliceId(2), 12)]).await.unwrap();
     objects.open_gate();
     eventually("the end of the upload", || objects.running.load(Ordering::SeqCst) == 0).await;
     store.tasks.close();

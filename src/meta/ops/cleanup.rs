@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::records::{Job, Name, Write};
 
 use super::Meta;
-use super::deleted::release_each;
+use super::deleted::{BATCH, release_each};
 use super::remove::What;
 use super::trash::hour_of;
 use super::types::Caller;
@@ -86,8 +86,8 @@ impl Meta {
 
     async fn clean_slices(&self) -> Result<usize> {
         let slices = self.store.list_unreferenced().await?;
-        for (id, size) in &slices {
-            self.remove_slice(*id, *size).await?;
+        for some in slices.chunks(BATCH) {
+            self.remove_slices(some).await?;
         }
         Ok(slices.len())
     }

@@ -178,6 +178,6 @@ impl Meta {
             Ok(())
         })
         .await?;
-        self.remove_slice(id, size).await.map(|_gone| ())
+        self.remove_slices(&[(id, size)]).await.map(drop)
     }
 }

@@ -2,8 +2,9 @@
 //! blocks (format.md §2.6, §2.10). Each step can be repeated, so a death in between loses nothing but time.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 
-use futures::future::try_join;
+use futures::future::{self, try_join};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use stead_base::{Ino, SliceId, failpoint};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::records::{CHUNK_SIZE, Key, Record, Slice, Write};
 use crate::store::Txn;
 
-use super::Meta;
+use super::{Meta, SliceRemover};
 
 /// A file that was cut has chunk lists beyond its end: so many more are looked for.
 const CHUNKS_BEYOND: u32 = 16;
@@ -26,8 +27,8 @@ const MOST_FILES: usize = 10_000_000;
 /// Files and slices that are removed at the same time when somebody waits for it.
 const PARALLEL: usize = 32;
 
-/// Small files that are removed together.
-const BATCH: usize = 64;
+/// Small files, or slices, that are removed together.
+pub(super) const BATCH: usize = 64;
 /// Batches at the same time, if there are so many files.
 const BATCHES: usize = 4;
 
@@ -58,6 +59,10 @@ impl Deletes {
         let more = waiting.takers == 0 || (waiting.takers < BATCHES && waiting.files.len() > waiting.takers * BATCH);
         waiting.takers += usize::from(more);
         more
+    }
+
+    fn has_batch(&self) -> bool {
+        self.waiting.lock().files.len() >= BATCH
     }
 
     /// The next ones. With `None`, the task that took them is done.
@@ -109,12 +114,14 @@ impl Meta {
         }
     }
 
-    /// Removes the data of the small files that wait for it, until none does.
+    /// Removes the data of the small files that wait for it, until none does. What is less than a batch waits for more.
     async fn delete_waiting(&self) {
-        if !self.options.delete_delay.is_zero() {
-            sleep(self.options.delete_delay).await;
-        }
-        while let Some(batch) = self.deletes.take() {
+        let delay = self.options.delete_delay;
+        loop {
+            if !delay.is_zero() && !self.deletes.has_batch() {
+                sleep(delay).await;
+            }
+            let Some(batch) = self.deletes.take() else { return };
             if batch.len() > 1 && self.delete_few(&batch).await.is_ok() {
                 continue;
             }
@@ -149,15 +156,13 @@ impl Meta {
     }
 
     /// [`Meta::delete_data`] of files with few chunks: one transaction for all lists, and one for all marks.
-    async fn delete_few(&self, files: &[(Ino, u64)]) -> Result<()> {
+    pub(super) async fn delete_few(&self, files: &[(Ino, u64)]) -> Result<()> {
         let present = self.lists_of(files).await?;
         let dropped = if present.is_empty() { Vec::new() } else { self.drop_lists(present).await? };
         let mut gone = Vec::new();
         if !dropped.is_empty() {
             self.store.sync().await?;
-            let blocks = stream::iter(dropped).map(async |(id, size)| (id, size, self.remove_blocks(id, size).await));
-            let removed: Vec<_> = blocks.buffer_unordered(PARALLEL).collect().await;
-            gone.extend(removed.into_iter().filter_map(|(id, size, gone)| gone.then_some((id, size))));
+            gone = self.remove_blocks(&dropped).await;
         }
         failpoint::hit("meta.delete.before-unmark");
         let files = files.to_vec();
@@ -246,9 +251,11 @@ impl Meta {
         let files = stream::iter(files.into_iter().filter(|file| !but.contains(file)).map(Ok));
         files.try_for_each_concurrent(PARALLEL, |(ino, length)| self.delete_data(ino, length)).await?;
         // Those that are just being removed are among them: to remove them twice is the way to know when they are gone.
-        let pending = stream::iter(self.store.list_unreferenced().await?);
-        let removed = pending.map(|(id, size)| self.remove_slice(id, size)).buffer_unordered(PARALLEL);
-        removed.try_fold(0, |kept, gone| async move { Ok(kept + usize::from(!gone)) }).await
+        let pending = self.store.list_unreferenced().await?;
+        let batches: Vec<_> = pending.chunks(BATCH).map(|some| self.remove_slices(some)).collect();
+        let removed = stream::iter(batches).buffer_unordered(BATCHES);
+        let removed = removed.try_fold(0, |sum, gone| future::ok(sum + gone)).await?;
+        Ok(pending.len() - removed)
     }
 
     /// Removes those of `slices` that have no reference left, once no power failure can bring back the records that
@@ -260,38 +267,51 @@ impl Meta {
         self.store.sync().await?;
         let keys: Vec<Key> = slices.iter().map(|(id, size)| Key::SliceRef(*id, *size)).collect();
         let refs = self.store.read(&keys).await?;
-        for ((id, size), refs) in slices.iter().zip(refs) {
-            if matches!(refs, Some(Record::Number(count)) if count <= 0) {
-                self.remove_slice(*id, *size).await?;
-            }
-        }
-        Ok(())
+        let is_unused = |refs: &Option<Record>| matches!(refs, Some(Record::Number(count)) if *count <= 0);
+        let unused = slices.iter().zip(refs).filter_map(|(slice, refs)| is_unused(&refs).then_some(*slice));
+        self.remove_slices(&unused.collect::<Vec<_>>()).await.map(drop)
     }
 
-    /// Removes the blocks of a slice, then what is known of it. False: that failed, and leaves it "pending delete".
-    pub(super) async fn remove_slice(&self, id: SliceId, size: u32) -> Result<bool> {
-        if !self.remove_blocks(id, size).await {
-            return Ok(false);
+    /// Removes the blocks of slices, then what is known of them. Returns of how many: the others stay "pending delete".
+    pub(super) async fn remove_slices(&self, slices: &[(SliceId, u32)]) -> Result<usize> {
+        let gone = self.remove_blocks(slices).await;
+        if gone.is_empty() {
+            return Ok(0);
         }
         self.transact(move |txn| {
-            txn.write(Write::ForgetSlice(id, size));
-            Ok(true)
+            for (id, size) in &gone {
+                txn.write(Write::ForgetSlice(*id, *size));
+            }
+            Ok(gone.len())
         })
         .await
     }
 
-    /// True when they are gone.
-    async fn remove_blocks(&self, id: SliceId, size: u32) -> bool {
+    /// Returns those whose blocks are gone.
+    async fn remove_blocks(&self, slices: &[(SliceId, u32)]) -> Vec<(SliceId, u32)> {
         let Some(remover) = self.remover.read().clone() else {
-            return false;
+            return Vec::new();
         };
-        if let Err(why) = remover.remove_slice(id, size).await {
-            warn!(slice = %id, size, why, "cannot remove the blocks of a slice yet");
-            return false;
-        }
+        let gone = if slices.len() > 1 && remover.remove_slices(slices).await.is_ok() {
+            slices.to_vec()
+        } else {
+            // Each by itself: one that cannot be removed keeps no other.
+            let each = slices.iter().copied().map(|slice| remove_one(Arc::clone(&remover), slice));
+            stream::iter(each).buffer_unordered(PARALLEL).filter_map(future::ready).collect().await
+        };
         failpoint::hit("meta.delete.after-blocks");
-        true
+        gone
     }
+}
+
+/// The slice, when its blocks are gone.
+async fn remove_one(remover: Arc<dyn SliceRemover>, slice: (SliceId, u32)) -> Option<(SliceId, u32)> {
+    if let Err(why) = remover.remove_slices(&[slice]).await {
+        let (id, size) = slice;
+        warn!(slice = %id, size, why, "cannot remove the blocks of a slice yet");
+        return None;
+    }
+    Some(slice)
 }
 
 /// How often each slice is used.

@@ -51,16 +51,25 @@ fn root() -> Caller {
 #[derive(Debug, Default)]
 struct Removed {
     slices: Mutex<Vec<(SliceId, u32)>>,
+    /// How many went with each call.
+    together: Mutex<Vec<usize>>,
     fails: std::sync::atomic::AtomicBool,
+    /// One that cannot be removed.
+    stuck: Mutex<Option<SliceId>>,
 }
 
 #[async_trait]
 impl SliceRemover for Removed {
-    async fn remove_slice(&self, id: SliceId, size: u32) -> std::result::Result<(), String> {
+    async fn remove_slices(&self, slices: &[(SliceId, u32)]) -> std::result::Result<(), String> {
         if self.fails.load(Ordering::Relaxed) {
             return Err("the object store is away".to_owned());
         }
-        self.slices.lock().push((id, size));
+        let stuck = *self.stuck.lock();
+        if slices.iter().any(|(id, _size)| Some(*id) == stuck) {
+            return Err("some objects cannot be removed".to_owned());
+        }
+        self.slices.lock().extend(slices);
+        self.together.lock().push(slices.len());
         Ok(())
     }
 }

@@ -224,9 +224,9 @@ pub struct Summary {
 /// Removes the blocks of slices: the data lies elsewhere, the worker injects what knows it.
 #[async_trait]
 pub trait SliceRemover: Send + Sync {
-    /// Removes all blocks of the slice; those that are gone already are no error. The error is for the log: the slice
-    /// stays "pending delete" and is tried again by the hourly job.
-    async fn remove_slice(&self, id: SliceId, size: u32) -> std::result::Result<(), String>;
+    /// Removes all blocks of slices (id, bytes); those that are gone already are no error. After an error some may be left; it
+    /// is for the log: a slice that cannot be removed by itself either stays "pending delete", for the hourly job.
+    async fn remove_slices(&self, slices: &[(SliceId, u32)]) -> std::result::Result<(), String>;
 }
 
 /// How a [`super::Meta`] behaves.

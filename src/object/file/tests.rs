@@ -162,3 +162,18 @@ async fn sync_after_puts_and_deletes_succeeds() {
     store.delete("e/").await.unwrap();
     store.sync().await.unwrap();
 }
+
+#[tokio::test]
+async fn one_that_cannot_be_removed_is_named() {
+    let (_dir, store) = made().await;
+    let names = ["a", "b", "c"].map(str::to_owned);
+    for name in &names {
+        store.put(name, Bytes::new()).await.unwrap();
+    }
+    let too_long = "x".repeat(300);
+    let error = store.delete_many(&[names[0].clone(), too_long.clone(), names[1].clone()]).await.unwrap_err();
+    assert!(error.to_string().contains(&too_long), "{error}");
+    assert_eq!(store.list("", "", 10).await.unwrap().len(), 2, "those before it are gone");
+    store.delete_many(&names).await.expect("and the others can be removed");
+    assert!(store.list("", "", 10).await.unwrap().is_empty());
+}

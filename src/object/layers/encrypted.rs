@@ -72,6 +72,10 @@ impl ObjectStore for Encrypted {
         self.inner.delete(key).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        self.inner.delete_many(keys).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         Ok(self.plain(self.inner.head(key).await?))
     }

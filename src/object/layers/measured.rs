@@ -87,6 +87,10 @@ impl ObjectStore for Measured {
         self.measure(Op::Delete, self.inner.delete(key)).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        self.measure(Op::DeleteMany, self.inner.delete_many(keys)).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.measure(Op::Head, self.inner.head(key)).await
     }

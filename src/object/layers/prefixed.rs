@@ -51,6 +51,11 @@ impl ObjectStore for Prefixed {
         self.inner.delete(&self.full(key)).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        let full: Vec<_> = keys.iter().map(|key| self.full(key)).collect();
+        self.inner.delete_many(&full).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         Ok(self.shorten(self.inner.head(&self.full(key)).await?))
     }

@@ -114,6 +114,11 @@ impl ObjectStore for Retried {
         self.run("delete", key, || self.inner.delete(key)).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        let first = keys.first().map_or("", String::as_str);
+        self.run("delete many", first, || self.inner.delete_many(keys)).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.run("head", key, || self.inner.head(key)).await
     }

@@ -27,7 +27,11 @@ impl Sharded {
     }
 
     fn shard(&self, key: &str) -> &dyn ObjectStore {
-        &*self.shards[fnv1a(key.as_bytes()) as usize % self.shards.len()]
+        &*self.shards[self.number(key)]
+    }
+
+    fn number(&self, key: &str) -> usize {
+        fnv1a(key.as_bytes()) as usize % self.shards.len()
     }
 }
 
@@ -53,6 +57,15 @@ impl ObjectStore for Sharded {
 
     async fn delete(&self, key: &str) -> Result<()> {
         self.shard(key).delete(key).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        let mut parts = vec![Vec::new(); self.shards.len()];
+        for key in keys {
+            parts[self.number(key)].push(key.clone());
+        }
+        let parts = self.shards.iter().zip(&parts).filter(|(_, part)| !part.is_empty());
+        try_join_all(parts.map(|(shard, part)| shard.delete_many(part))).await.map(drop)
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {

@@ -71,6 +71,10 @@ impl ObjectStore for Swappable {
         self.current().delete(key).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        self.current().delete_many(keys).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.current().head(key).await
     }

@@ -155,6 +155,10 @@ impl ObjectStore for Throttled {
         self.inner.delete(key).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        self.inner.delete_many(keys).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.inner.head(key).await
     }

@@ -50,6 +50,10 @@ impl ObjectStore for TimeLimited {
         self.within(self.get, "delete", self.inner.delete(key)).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Result<()> {
+        self.within(self.get, "delete many", self.inner.delete_many(keys)).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
         self.within(self.get, "head", self.inner.head(key)).await
     }

@@ -1,3 +1,4 @@
+mod lists;
 pub(crate) mod minio;
 
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use stead_meta::url::MetaUrl;
 use stead_object::ObjectStore;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use super::Volumes;
@@ -24,8 +24,9 @@ use crate::secrets::VolumeSecrets;
 
 /// No file system can have this prefix.
 const NOTES: &str = ".stead-deleting/";
-/// Objects that are listed at once, and removed at the same time.
+/// Objects that are listed at once.
 const BATCH: usize = 500;
+/// Calls at the same time that remove some.
 const PARALLEL: usize = 16;
 
 /// What is remembered of a deletion. The UUID is in the object's name.
@@ -212,26 +213,9 @@ async fn remove_objects(objects: &Arc<dyn ObjectStore>) -> Result<usize> {
         if page.is_empty() {
             return Ok(removed);
         }
-        removed += page.len();
-        let mut running = JoinSet::new();
-        for object in page {
-            if running.len() >= PARALLEL {
-                finished(running.join_next().await)?;
-            }
-            let objects = Arc::clone(objects);
-            running.spawn(async move { objects.delete(&object.key).await });
-        }
-        while let Some(result) = running.join_next().await {
-            finished(Some(result))?;
-        }
-    }
-}
-
-fn finished(result: Option<Result<stead_object::Result<()>, JoinError>>) -> Result<()> {
-    match result {
-        Some(Ok(deleted)) => Ok(deleted?),
-        Some(Err(error)) => Err(failed(&error)),
-        None => Ok(()),
+        let keys: Vec<_> = page.into_iter().map(|object| object.key).collect();
+        stead_object::delete_all(&**objects, &keys, PARALLEL).await?;
+        removed += keys.len();
     }
 }
 

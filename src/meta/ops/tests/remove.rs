@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use super::*;
 use crate::records::flags;
 
@@ -43,6 +45,51 @@ async fn blocks_that_cannot_be_removed_are_tried_again() {
     v.removed.fails.store(false, Ordering::Relaxed);
     assert_eq!(v.run_job(crate::records::Job::CleanupSlices).await.expect("runs"), 1);
     assert!(v.store.snapshot().slice_refs.is_empty());
+}
+
+#[tokio::test]
+async fn a_slice_that_cannot_be_removed_keeps_no_other() {
+    let v = Volume::plain().await;
+    let mut files = Vec::new();
+    for name in ["one", "two", "three"] {
+        files.push((v.filled(ROOT, name, 100).await, 100));
+        *v.meta.remover.write() = None;
+        v.unlink(&root(), ROOT, name.as_bytes()).await.expect("unlinked by a tool that cannot remove data");
+        v.meta.set_slice_remover(Arc::clone(&v.removed) as Arc<dyn SliceRemover>);
+    }
+    *v.removed.stuck.lock() = Some(SliceId(2));
+    v.delete_few(&files).await.expect("the others go");
+    assert_eq!(v.store.snapshot().slice_refs, [((SliceId(2), 100), 0)].into(), "pending delete");
+    let removed: HashSet<_> = v.removed.slices.lock().iter().copied().collect();
+    assert_eq!(removed, [(SliceId(1), 100), (SliceId(3), 100)].into());
+    assert_eq!(v.finish_deletions(&HashSet::new()).await.expect("runs"), 1, "is still there");
+    *v.removed.stuck.lock() = None;
+    assert_eq!(v.finish_deletions(&HashSet::new()).await.expect("and that one later"), 0);
+    v.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_are_deleted_soon_after_each_other_go_together() {
+    let v = Volume::plain().await;
+    let delete_delay = Duration::from_millis(20);
+    let options = MetaOptions { delete_delay, ..options(&v.clock) };
+    let waiting = Volume::open(Arc::clone(&v.store), Arc::clone(&v.clock), options).await;
+    waiting.start_session().await.expect("started");
+    // Those of the second round come while the task is still there that took the first ones.
+    for (round, count) in [5, 70].into_iter().enumerate() {
+        for n in 0..count {
+            let name = format!("{round}-{n}");
+            waiting.filled(ROOT, &name, 100).await;
+            waiting.unlink(&root(), ROOT, name.as_bytes()).await.expect("unlinked");
+            waiting.settle().await;
+        }
+        tokio::time::sleep(delete_delay + Duration::from_millis(1)).await;
+        waiting.settle().await;
+    }
+    tokio::time::sleep(2 * delete_delay).await;
+    waiting.settle().await;
+    assert_eq!(*waiting.removed.together.lock(), [5, 64, 6]);
+    waiting.audit().await;
 }
 
 #[tokio::test]

@@ -292,7 +292,7 @@ struct Nowhere;
 
 #[async_trait::async_trait]
 impl SliceRemover for Nowhere {
-    async fn remove_slice(&self, _id: SliceId, _size: u32) -> Result<(), String> {
+    async fn remove_slices(&self, _slices: &[(SliceId, u32)]) -> Result<(), String> {
         Ok(())
     }
 }
