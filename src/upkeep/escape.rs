@@ -1,18 +1,15 @@
 //! Names, targets and values in a dump: arbitrary bytes as text (format.md §9).
 
-/// Bytes as a dump writes them: control characters, space, `%`, `"`, `\` and what is no UTF-8 become `%XX`.
+/// Bytes as a dump writes them: what is not ASCII, control characters, space, `%`, `"` and `\` become `%XX`. The Go client
+/// leaves characters of several bytes as they are, but breaks those that its reader of compressed dumps gets in two parts.
 pub(crate) fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\0'..=' ' | '%' | '"' | '\\' => hex(&mut out, c as u8),
-                // Readers take this character for the sign of broken text.
-                char::REPLACEMENT_CHARACTER => "\u{fffd}".bytes().for_each(|byte| hex(&mut out, byte)),
-                plain => out.push(plain),
-            }
+    for byte in bytes {
+        match byte {
+            b'%' | b'"' | b'\\' => hex(&mut out, *byte),
+            plain if plain.is_ascii_graphic() => out.push(char::from(*plain)),
+            other => hex(&mut out, *other),
         }
-        chunk.invalid().iter().for_each(|byte| hex(&mut out, *byte));
     }
     out
 }
@@ -54,9 +51,15 @@ mod tests {
     fn names_look_as_the_go_client_writes_them() {
         assert_eq!(escape(b"bad\xff\x01name"), "bad%FF%01name");
         assert_eq!(escape(b"we ird%\"\\x"), "we%20ird%25%22%5Cx");
-        assert_eq!(escape("größe".as_bytes()), "größe");
+        assert_eq!(escape(b"plain~!"), "plain~!");
         assert_eq!(unescape("100%"), b"100%");
         assert_eq!(unescape("%zz%4"), b"%zz%4");
+    }
+
+    #[test]
+    fn characters_of_several_bytes_are_never_apart() {
+        assert_eq!(escape("größe".as_bytes()), "gr%C3%B6%C3%9Fe");
+        assert_eq!(unescape("größe"), "größe".as_bytes(), "as the Go client writes them");
     }
 
     proptest! {
