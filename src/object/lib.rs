@@ -147,7 +147,6 @@ pub enum Op {
     Get,
     Put,
     Delete,
-    DeleteMany,
     Head,
     List,
     Sync,
@@ -156,8 +155,8 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Get, Self::Put, Self::Delete, Self::DeleteMany, Self::Head, Self::List, Self::Sync, Self::CreateBucket];
+    pub const ALL: [Self; 7] =
+        [Self::Get, Self::Put, Self::Delete, Self::Head, Self::List, Self::Sync, Self::CreateBucket];
 
     /// What metrics call it.
     pub const fn name(self) -> &'static str {
@@ -165,7 +164,6 @@ impl Op {
             Self::Get => "GET",
             Self::Put => "PUT",
             Self::Delete => "DELETE",
-            Self::DeleteMany => "DELETE_MANY",
             Self::Head => "HEAD",
             Self::List => "LIST",
             Self::Sync => "SYNC",

@@ -48,7 +48,8 @@ impl Requests {
 }
 
 /// A store whose calls are counted: each attempt by itself, so this goes inside of retries, and inside of limits, since
-/// waiting for them says nothing of the store. That there is no object is an answer, not a failure.
+/// waiting for them says nothing of the store. That there is no object is an answer, not a failure. The removal of many objects
+/// is one call.
 #[derive(Debug)]
 pub struct Measured {
     inner: Arc<dyn ObjectStore>,
@@ -88,7 +89,7 @@ impl ObjectStore for Measured {
     }
 
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
-        self.measure(Op::DeleteMany, self.inner.delete_many(keys)).await
+        self.measure(Op::Delete, self.inner.delete_many(keys)).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {
