@@ -24,6 +24,9 @@ use table::Table;
 /// Round trip between client and Redis in the second part.
 const LATENCY: Duration = Duration::from_millis(2);
 
+/// What a client has to do once after its start is done by then.
+const STARTED: Duration = Duration::from_secs(1);
+
 /// How much work. `BENCH_FILES`, `BENCH_MIB` and `BENCH_ROUNDS` scale it; `BENCH_PARTS` names some of the tables
 /// (`redis`, `sqlite`, `far`).
 #[derive(Clone, Copy)]
@@ -96,6 +99,7 @@ fn measure(engine: Engine, round: u64, scale: Scale, table: &mut Table) {
     for threads in [1, 4] {
         let disk = FreshDisk::make();
         let sides = clients(round).map(|client| Side::start(engine, client, Some(disk.path()), table));
+        pause(STARTED);
         metadata::operations(&sides, threads, scale.files, table);
         for side in sides {
             table.add("resident memory, after the small files", "MiB", side.client, resident(&side.mount));
@@ -103,7 +107,7 @@ fn measure(engine: Engine, round: u64, scale: Scale, table: &mut Table) {
         }
     }
     let sides = clients(round).map(|client| Side::start(engine, client, None, table));
-    pause(Duration::from_secs(1));
+    pause(STARTED);
     for side in &sides {
         table.add("resident memory, idle", "MiB", side.client, resident(&side.mount));
     }
@@ -129,6 +133,7 @@ fn measure_far_away(round: u64, scale: Scale, table: &mut Table) {
         let mount = Mount::start(client, &volume, "far", &[]);
         Side { client, volume, mount }
     });
+    pause(STARTED);
     metadata::operations(&sides, 1, scale.files / 4, table);
     sides.into_iter().for_each(|side| side.mount.unmount());
 }
