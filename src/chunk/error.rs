@@ -14,6 +14,7 @@ pub enum Error {
     /// The object store failed. Its own decorators have already retried.
     #[error("block {key}: {source}")]
     Object { key: String, source: stead_object::Error },
+    /// Some blocks could not be removed.
     #[error("removal of blocks: {source}")]
     Remove { source: stead_object::Error },
     #[error("sync of the object store: {source}")]

@@ -217,9 +217,11 @@ impl ChunkStore {
     }
 
     pub(crate) async fn remove_blocks(&self, blocks: &[BlockId]) -> Result<()> {
+        // Each may wait for a disk.
+        let cancelled: Vec<_> = blocks.iter().map(|block| self.cancel_staged(*block)).collect();
+        stream::iter(cancelled).for_each_concurrent(REMOVALS, |cancelled| cancelled).await;
         for block in blocks {
             self.memory.remove(*block);
-            self.cancel_staged(*block).await;
             self.disk.remove(*block);
         }
         let keys: Vec<_> = blocks.iter().map(|block| self.naming.key(*block)).collect();

@@ -19,7 +19,6 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{TryStreamExt, stream};
 use stead_base::{Clock, SystemClock, failpoint};
 use tokio::sync::Semaphore;
 
@@ -35,8 +34,8 @@ const EARLY_WRITEBACK: usize = 256 << 10;
 /// Bodies that go straight to the disk at the same time. When it does not keep up, the page cache takes the others.
 const DIRECT_WRITES: usize = 4;
 
-/// Removals at the same time on a network file system.
-const REMOVALS: usize = 16;
+/// Objects that one thread removes.
+const REMOVED_TOGETHER: usize = 64;
 
 /// What a key stands for.
 #[derive(Debug)]
@@ -138,14 +137,6 @@ impl FileStore {
         }
     }
 
-    /// Whether removals are done sooner than another thread has been woken. On a network file system each one waits.
-    async fn is_local(&self) -> Result<bool> {
-        match self.place.is_local.get() {
-            Some(known) => Ok(*known),
-            None => self.blocking("", |place| Ok(place.is_local())).await,
-        }
-    }
-
     fn not_found(&self, key: &str) -> Error {
         Error::NotFound { store: self.describe(), key: key.to_owned() }
     }
@@ -185,7 +176,11 @@ impl Place {
     }
 
     fn is_local(&self) -> bool {
-        *self.is_local.get_or_init(|| read::is_local(&self.root))
+        if let Some(known) = self.is_local.get() {
+            return *known;
+        }
+        // A root that is not there yet may be anywhere.
+        read::is_local(&self.root).is_some_and(|found| *self.is_local.get_or_init(|| found))
     }
 
     fn write(&self, path: PathBuf, body: &[u8]) -> io::Result<()> {
@@ -242,7 +237,12 @@ impl Place {
         match target {
             Target::Object(path) => {
                 self.unsynced.remove(path);
+                self.is_local();
                 let done = fs::remove_file(path);
+                if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && !self.has_root() {
+                    // Nothing is gone: the file system of the bucket is not mounted.
+                    return done;
+                }
                 // What is a directory, or lies below a file, is no object.
                 is_gone(done, &[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::IsADirectory])
             }
@@ -300,10 +300,13 @@ impl ObjectStore for FileStore {
         self.blocking(key, move |place| place.remove(&target)).await
     }
 
+    /// Removals are done sooner than other threads have been woken for them, if the disk is a local one. On a network file
+    /// system each one waits for the server.
+    fn deletes_together(&self) -> usize {
+        if self.place.is_local.get() == Some(&true) { REMOVED_TOGETHER } else { 1 }
+    }
+
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
-        if !self.is_local().await? {
-            return stream::iter(keys.iter().map(Ok)).try_for_each_concurrent(REMOVALS, |key| self.delete(key)).await;
-        }
         let mut keys = keys;
         loop {
             let targets = keys.iter().map(|key| self.target(key)).collect::<Result<Vec<_>>>()?;

@@ -114,7 +114,13 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Removes an object.
     async fn delete(&self, key: &str) -> Result<()>;
 
-    /// Removes objects, with fewer calls where the store can. After an error some of them may be left.
+    /// How many objects [`delete_many`](Self::delete_many) should get. 1: it does nothing that [`delete`](Self::delete) does
+    /// not, and each object better has a call of its own, with its own time and retries.
+    fn deletes_together(&self) -> usize {
+        1
+    }
+
+    /// Removes objects. After an error some of them may be left, also such that were not tried.
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         for key in keys {
             self.delete(key).await?;

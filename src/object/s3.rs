@@ -11,8 +11,6 @@ mod failure;
 pub(crate) mod tests;
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -20,11 +18,9 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration, Delete, Object, ObjectIdentifier};
+use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration, Object};
 use bytes::{Bytes, BytesMut};
-use futures::{TryStreamExt, stream};
 use stead_base::Timestamp;
-use tracing::debug;
 
 use crate::{Error, ObjectInfo, ObjectStore, Result, StorageConfig};
 use address::Address;
@@ -32,10 +28,8 @@ use failure::Place;
 
 pub(crate) use address::without_password;
 
-/// Most objects that a server lists or removes at once.
+/// Most objects that a server lists at once.
 const PAGE: usize = 1000;
-/// Requests at the same time that remove one object each.
-const REMOVALS: usize = 16;
 /// The region that needs no name.
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -46,8 +40,6 @@ pub struct S3Store {
     address: Address,
     region: String,
     shown: String,
-    /// The server does not take `DeleteObjects`, or does not let us.
-    refuses_lists: Arc<AtomicBool>,
 }
 
 impl S3Store {
@@ -61,7 +53,7 @@ impl S3Store {
         let address = Address::parse(&config.bucket, plain)?;
         let region = client::region(&address).await;
         let client = client::connect(&address, &region, config).await?;
-        Ok(Self { client, shown: address.describe(), address, region, refuses_lists: Arc::default() })
+        Ok(Self { client, shown: address.describe(), address, region })
     }
 
     fn bucket(&self) -> &str {
@@ -99,22 +91,6 @@ impl S3Store {
             }
             _ => Ok(body),
         }
-    }
-
-    /// Removes up to [`PAGE`] objects with one request. Returns those that the server has not removed: a request for each
-    /// says why.
-    async fn delete_listed(&self, keys: &[String]) -> Result<Vec<String>> {
-        let named = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect::<Result<_, _>>();
-        let list = named.and_then(|named| Delete::builder().set_objects(Some(named)).quiet(true).build());
-        let list = list.map_err(|error| Error::Other { store: self.shown.clone(), why: error.to_string() })?;
-        let sent = self.client.delete_objects().bucket(self.bucket()).delete(list).send().await;
-        let answer = sent.map_err(|error| self.bucket_error("", &error))?;
-        let left = answer.errors().iter().filter(|error| error.code() != Some("NoSuchKey"));
-        Ok(left.map(|error| error.key().unwrap_or_default().to_owned()).collect())
-    }
-
-    async fn delete_each(&self, keys: &[String]) -> Result<()> {
-        stream::iter(keys.iter().map(Ok)).try_for_each_concurrent(REMOVALS, |key| self.delete(key)).await
     }
 
     async fn page(&self, prefix: &str, after: &str, limit: usize) -> Result<ListObjectsV2Output> {
@@ -204,25 +180,6 @@ impl ObjectStore for S3Store {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    async fn delete_many(&self, keys: &[String]) -> Result<()> {
-        if keys.len() <= 1 || self.refuses_lists.load(Ordering::Relaxed) {
-            return self.delete_each(keys).await;
-        }
-        for page in keys.chunks(PAGE) {
-            match self.delete_listed(page).await {
-                Ok(left) => self.delete_each(&left).await?,
-                // It may be this one request that the server, or who stands before it, does not take.
-                Err(error @ (Error::Denied { .. } | Error::Other { .. })) => {
-                    self.delete_each(page).await?;
-                    debug!(%error, "removes objects one by one from now on");
-                    self.refuses_lists.store(true, Ordering::Relaxed);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo> {

@@ -121,7 +121,9 @@ pub fn signal_to(pid: u32, signal: Signal) {
 pub fn freeze(pid: u32) {
     signal_to(pid, Signal::SIGSTOP);
     eventually("all its threads stop", Duration::from_secs(10), || {
-        threads(pid).iter().all(|thread| stopped(thread)).then_some(())
+        let threads = threads(pid);
+        assert!(!threads.is_empty(), "process {pid} is gone");
+        threads.iter().all(|thread| stopped(thread)).then_some(())
     });
 }
 

@@ -224,7 +224,7 @@ pub(crate) struct GcArgs {
     /// Join small slices first
     #[arg(long)]
     pub(crate) compact: bool,
-    /// Blocks removed at the same time
+    /// Calls at the same time that remove blocks
     #[arg(short = 'p', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: u16,
     /// Leave younger blocks alone; a client may be about to commit them [default: 3600, or JFS_GC_SKIPPEDTIME]

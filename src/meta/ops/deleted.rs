@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use stead_base::{Ino, SliceId, failpoint};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
 use crate::records::{CHUNK_SIZE, Key, Record, Slice, Write};
@@ -24,7 +24,7 @@ const CHUNKS_BEYOND: u32 = 16;
 const FEW_CHUNKS: u32 = 16;
 /// Deleted files that are looked at together.
 const MOST_FILES: usize = 10_000_000;
-/// Files and slices that are removed at the same time when somebody waits for it.
+/// Files that are removed at the same time when somebody waits for it, and slices of which each is removed by itself.
 const PARALLEL: usize = 32;
 
 /// Small files, or slices, that are removed together.
@@ -65,9 +65,13 @@ impl Deletes {
         self.waiting.lock().files.len() >= BATCH
     }
 
-    /// The next ones. With `None`, the task that took them is done.
+    /// The next ones. With `None`, the task that asks is done: there are none, or others take what is less than a batch.
     fn take(&self) -> Option<Vec<(Ino, u64)>> {
         let mut waiting = self.waiting.lock();
+        if waiting.takers > 1 && waiting.files.len() < BATCH {
+            waiting.takers -= 1;
+            return None;
+        }
         let batch: Vec<_> = {
             let count = waiting.files.len().min(BATCH);
             waiting.files.drain(..count).collect()
@@ -252,7 +256,7 @@ impl Meta {
         files.try_for_each_concurrent(PARALLEL, |(ino, length)| self.delete_data(ino, length)).await?;
         // Those that are just being removed are among them: to remove them twice is the way to know when they are gone.
         let pending = self.store.list_unreferenced().await?;
-        let batches: Vec<_> = pending.chunks(BATCH).map(|some| self.remove_slices(some)).collect();
+        let batches = pending.chunks(BATCH).map(<[_]>::to_vec).map(async |some| self.remove_slices(&some).await);
         let removed = stream::iter(batches).buffer_unordered(BATCHES);
         let removed = removed.try_fold(0, |sum, gone| future::ok(sum + gone)).await?;
         Ok(pending.len() - removed)
@@ -272,7 +276,7 @@ impl Meta {
         self.remove_slices(&unused.collect::<Vec<_>>()).await.map(drop)
     }
 
-    /// Removes the blocks of slices, then what is known of them. Returns of how many: the others stay "pending delete".
+    /// Removes the blocks of slices, then what is known of them. Returns how many are gone: the others stay "pending delete".
     pub(super) async fn remove_slices(&self, slices: &[(SliceId, u32)]) -> Result<usize> {
         let gone = self.remove_blocks(slices).await;
         if gone.is_empty() {
@@ -292,16 +296,26 @@ impl Meta {
         let Some(remover) = self.remover.read().clone() else {
             return Vec::new();
         };
-        let gone = if slices.len() > 1 && remover.remove_slices(slices).await.is_ok() {
-            slices.to_vec()
-        } else {
-            // Each by itself: one that cannot be removed keeps no other.
-            let each = slices.iter().copied().map(|slice| remove_one(Arc::clone(&remover), slice));
-            stream::iter(each).buffer_unordered(PARALLEL).filter_map(future::ready).collect().await
-        };
-        failpoint::hit("meta.delete.after-blocks");
+        let mut gone = Vec::new();
+        for some in slices.chunks(BATCH) {
+            gone.extend(remove_some(&remover, some).await);
+            failpoint::hit("meta.delete.after-blocks");
+        }
         gone
     }
+}
+
+/// Those whose blocks are gone.
+async fn remove_some(remover: &Arc<dyn SliceRemover>, slices: &[(SliceId, u32)]) -> Vec<(SliceId, u32)> {
+    if slices.len() > 1 {
+        match remover.remove_slices(slices).await {
+            Ok(()) => return slices.to_vec(),
+            Err(why) => debug!(slices = slices.len(), why, "cannot remove slices together"),
+        }
+    }
+    // Each by itself: one that cannot be removed keeps no other.
+    let each = slices.iter().copied().map(|slice| remove_one(Arc::clone(remover), slice));
+    stream::iter(each).buffer_unordered(PARALLEL).filter_map(future::ready).collect().await
 }
 
 /// The slice, when its blocks are gone.
@@ -340,5 +354,28 @@ fn release_references(txn: &mut Txn<'_>, used: &BTreeMap<(SliceId, u32), i64>) {
 pub(super) fn release_each(txn: &mut Txn<'_>, slices: &[(SliceId, u32)]) {
     for (id, size) in slices.iter().filter(|(id, _size)| !id.is_hole()) {
         txn.write(Write::AddSliceRef(*id, *size, -1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_less_than_a_batch_is_left_to_one_task() {
+        let deletes = Deletes::new(1);
+        let file = |n: usize| (Ino(n as u64 + 2), 1);
+        let begun = (0..BATCHES * BATCH).filter(|n| deletes.add(file(*n))).count();
+        assert_eq!(begun, BATCHES);
+        for _ in 0..BATCHES {
+            assert_eq!(deletes.take().map(|batch| batch.len()), Some(BATCH));
+        }
+        assert!(!deletes.add(file(0)), "there are tasks");
+        for _ in 1..BATCHES {
+            assert_eq!(deletes.take(), None, "others are there");
+        }
+        assert_eq!(deletes.take(), Some(vec![file(0)]));
+        assert_eq!(deletes.take(), None);
+        assert!(deletes.add(file(1)), "the last one has ended");
     }
 }

@@ -80,9 +80,10 @@ pub(super) fn object_size(metadata: &Metadata) -> io::Result<u64> {
 }
 
 /// Whether the file system at `path` is one of those known to keep their promises about not waiting. A network file
-/// system may ask its server at every open.
-pub(super) fn is_local(path: &Path) -> bool {
+/// system may ask its server at every open. `None`: nothing is there that could tell.
+pub(super) fn is_local(path: &Path) -> Option<bool> {
     // The magic numbers of ext2 to 4, xfs, btrfs, tmpfs, overlayfs and f2fs, from statfs(2).
     const KNOWN: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630, 0xF2F5_2010];
-    rustix::fs::statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|magic| KNOWN.contains(&magic)))
+    let stat = rustix::fs::statfs(path).ok()?;
+    Some(u64::try_from(stat.f_type).is_ok_and(|magic| KNOWN.contains(&magic)))
 }

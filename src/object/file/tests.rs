@@ -177,3 +177,17 @@ async fn one_that_cannot_be_removed_is_named() {
     store.delete_many(&names).await.expect("and the others can be removed");
     assert!(store.list("", "", 10).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn nothing_is_gone_while_the_bucket_is_away() {
+    let (dir, store) = made().await;
+    store.put("a", Bytes::new()).await.unwrap();
+    let (bucket, aside) = (dir.path().join("bucket"), dir.path().join("aside"));
+    fs::rename(&bucket, &aside).unwrap();
+    for error in [store.delete("a").await.unwrap_err(), store.delete_many(&["a".to_owned()]).await.unwrap_err()] {
+        assert!(matches!(error, Error::NoBucket { .. }), "{error}");
+    }
+    fs::rename(&aside, &bucket).unwrap();
+    store.delete("a").await.unwrap();
+    assert_eq!(store.deletes_together(), 64, "that it is a local disk is known from its return on");
+}

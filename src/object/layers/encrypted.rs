@@ -72,6 +72,10 @@ impl ObjectStore for Encrypted {
         self.inner.delete(key).await
     }
 
+    fn deletes_together(&self) -> usize {
+        self.inner.deletes_together()
+    }
+
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         self.inner.delete_many(keys).await
     }

@@ -88,6 +88,10 @@ impl ObjectStore for Measured {
         self.measure(Op::Delete, self.inner.delete(key)).await
     }
 
+    fn deletes_together(&self) -> usize {
+        self.inner.deletes_together()
+    }
+
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         self.measure(Op::Delete, self.inner.delete_many(keys)).await
     }

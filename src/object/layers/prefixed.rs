@@ -51,6 +51,10 @@ impl ObjectStore for Prefixed {
         self.inner.delete(&self.full(key)).await
     }
 
+    fn deletes_together(&self) -> usize {
+        self.inner.deletes_together()
+    }
+
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         let full: Vec<_> = keys.iter().map(|key| self.full(key)).collect();
         self.inner.delete_many(&full).await

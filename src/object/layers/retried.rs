@@ -114,6 +114,10 @@ impl ObjectStore for Retried {
         self.run("delete", key, || self.inner.delete(key)).await
     }
 
+    fn deletes_together(&self) -> usize {
+        self.inner.deletes_together()
+    }
+
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         let first = keys.first().map_or("", String::as_str);
         self.run("delete many", first, || self.inner.delete_many(keys)).await

@@ -59,6 +59,10 @@ impl ObjectStore for Sharded {
         self.shard(key).delete(key).await
     }
 
+    fn deletes_together(&self) -> usize {
+        self.shards.iter().map(|shard| shard.deletes_together()).min().unwrap_or(1)
+    }
+
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         let mut parts = vec![Vec::new(); self.shards.len()];
         for key in keys {

@@ -71,6 +71,10 @@ impl ObjectStore for Swappable {
         self.current().delete(key).await
     }
 
+    fn deletes_together(&self) -> usize {
+        self.current().deletes_together()
+    }
+
     async fn delete_many(&self, keys: &[String]) -> Result<()> {
         self.current().delete_many(keys).await
     }

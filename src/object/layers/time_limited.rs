@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::{Error, ObjectInfo, ObjectStore, Result};
 
 /// A store whose calls fail with [`Error::Temporary`] when they take longer than their limit: `put` and
-/// `create_bucket` have one, `get`, `head`, `list` and `delete` another. `sync` takes as long as it must.
+/// `create_bucket` have one, `get`, `head`, `list`, `delete` and `delete_many` (for all keys together) another. `sync` takes as long as it must.
 #[derive(Debug)]
 pub struct TimeLimited {
     inner: Arc<dyn ObjectStore>,
@@ -48,6 +48,10 @@ impl ObjectStore for TimeLimited {
 
     async fn delete(&self, key: &str) -> Result<()> {
         self.within(self.get, "delete", self.inner.delete(key)).await
+    }
+
+    fn deletes_together(&self) -> usize {
+        self.inner.deletes_together()
     }
 
     async fn delete_many(&self, keys: &[String]) -> Result<()> {

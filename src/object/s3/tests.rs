@@ -1,4 +1,3 @@
-mod lists;
 pub(crate) mod minio;
 
 use std::sync::Arc;
