@@ -237,6 +237,7 @@ impl Place {
         match target {
             Target::Object(path) => {
                 self.unsynced.remove(path);
+                // From then on it is known whether removals go together.
                 self.is_local();
                 let done = fs::remove_file(path);
                 if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && !self.has_root() {
