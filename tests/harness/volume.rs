@@ -14,7 +14,7 @@ use crate::tools;
 
 /// The longest run of the Go client's `gc`.
 const GC_TIME: Duration = Duration::from_secs(300);
-/// So many of its runs may delete no slice at all, one after the other.
+/// Fewer of its runs may stop before they have deleted a slice, one after the other.
 const GC_IN_VAIN: u32 = 10;
 
 /// Which metadata engine.
@@ -140,20 +140,24 @@ impl TempVolume {
     }
 
     /// Once everything is old enough to be judged, the Go client's `gc --delete` leaves nothing for a second run, and the
-    /// volume is sound. Of slices without references each of its runs deletes only some and ends, at times none (also of
-    /// entries that nobody but a test wrote): these must become fewer, and none in the end.
+    /// volume is sound. Of slices without references each of its runs deletes only some and ends (also of entries that
+    /// nobody but a test wrote): these must become fewer each time, unless it says that it stopped, and none in the end.
     pub fn assert_clean_after_gc(&self) {
         make_old(&self.bucket());
         let (mut last, mut in_vain) = (u64::MAX, 0);
         while last > 0 {
-            self.go_gc(&["--delete"]);
+            let deleting = self.go_gc(&["--delete"]);
             let report = self.go_gc(&[]);
             for what in ["leaked", "delslices", "delfiles", "skipped"] {
                 assert!(report.contains(&format!(", 0 {what} (")), "juicefs gc found {what}:\n{report}");
             }
             let pending = pending_deletes(&report);
             in_vain = if pending < last { 0 } else { in_vain + 1 };
-            assert!(in_vain < GC_IN_VAIN, "juicefs gc does not get ahead with pending deletes:\n{report}");
+            let excused = in_vain < GC_IN_VAIN && deleting.contains("stop deleting slice");
+            assert!(
+                pending < last || excused,
+                "juicefs gc does not get ahead with pending deletes:\n{deleting}\n{report}"
+            );
             last = pending;
         }
         self.assert_sound();

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crate::{Error, ObjectInfo, ObjectStore, Result};
 
 /// A store whose calls fail with [`Error::Temporary`] when they take longer than their limit: `put` and
-/// `create_bucket` have one, `get`, `head`, `list`, `delete` and `delete_many` (for all keys together) another. `sync` takes as long as it must.
+/// `create_bucket` have one, `get`, `head`, `list`, `delete` and `delete_many` (for all keys together) another. `sync`
+/// takes as long as it must.
 #[derive(Debug)]
 pub struct TimeLimited {
     inner: Arc<dyn ObjectStore>,
